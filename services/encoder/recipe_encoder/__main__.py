@@ -1,0 +1,91 @@
+"""`python -m recipe_encoder`: consume until SIGINT or SIGTERM."""
+
+import signal
+import sys
+from contextlib import closing
+from pathlib import Path
+from threading import Event
+from types import FrameType
+from typing import cast
+
+from kafka.errors import KafkaError
+from prometheus_client import CollectorRegistry
+from pydantic import ValidationError
+
+from recipe_common.errors import RecipeError
+from recipe_common.json_logging import configure_logging
+from recipe_common.metrics_server import start_metrics_server
+from recipe_encoder.metrics import EncoderMetrics
+from recipe_encoder.settings import ENV_PREFIX, EncoderSettings
+from recipe_encoder.worker import Worker
+from recipe_model.editor import RecipeEditor
+from recipe_model.pretrained import DEFAULT_ENCODER
+from recipe_store import KnowledgeStore
+from recipe_store.client_store import open_client_store
+from recipe_store.edge_store import open_edge_store
+
+
+def open_store(settings: EncoderSettings, editor: RecipeEditor) -> KnowledgeStore:
+    """The store that the settings name, for the vectors of this model."""
+    model = (editor.model_version, editor.key_size, editor.prompt_shape)
+    if settings.qdrant_url is None:
+        # The settings make sure that there is the one or the other.
+        return open_edge_store(cast("Path", settings.store_path), *model)
+    api_key = settings.qdrant_api_key
+    return open_client_store(
+        settings.qdrant_url,
+        *model,
+        api_key=None if api_key is None else api_key.get_secret_value(),
+        grpc_port=settings.qdrant_grpc_port,
+    )
+
+
+def run(settings: EncoderSettings, stop: Event) -> None:
+    """Load the model, warm it up, open the store, serve the metrics, and consume until `stop` is set.
+
+    Raises RecipeError or kafka.errors.KafkaError with the reason if it cannot start or go on.
+    """
+    registry = CollectorRegistry()
+    metrics = EncoderMetrics(registry)
+    editor = RecipeEditor.load(settings.checkpoint, settings.encoder or DEFAULT_ENCODER)
+    editor.encode(["The first statement takes longer."])
+    with closing(open_store(settings, editor)) as store:
+        server = start_metrics_server(
+            registry,
+            host=settings.metrics_host,
+            port=settings.metrics_port,
+            port_setting=f"{ENV_PREFIX}METRICS_PORT",
+        )
+        try:
+            Worker(settings, editor, store, metrics, stop=stop).run()
+        finally:
+            server.stop()
+
+
+def stop_on_signals() -> Event:
+    """An event that is set on the first SIGINT or SIGTERM; a second one ends the process at once."""
+    stop = Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    return stop
+
+
+def main() -> int:
+    """Run the service; what stops it is one line on stderr and exit code 1."""
+    configure_logging("encoder")
+    try:
+        run(EncoderSettings(), stop_on_signals())
+    except (RecipeError, KafkaError, ValidationError) as error:
+        print(f"recipe_encoder: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

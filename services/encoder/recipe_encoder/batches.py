@@ -1,0 +1,95 @@
+"""From a micro-batch of Kafka records to what the store is to write and what goes to the dead letters."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recipe_common.errors import InvalidArgumentError
+from recipe_encoder.dead_letters import DeadLetter
+from recipe_encoder.events import InvalidEventError, KafkaRecord, parse_record
+from recipe_encoder.metrics import EncoderMetrics
+from recipe_store import Fact, FactWrite
+
+logger = logging.getLogger(__name__)
+
+ParsedRecord = tuple[KafkaRecord, Fact]
+
+
+class FactEncoder(Protocol):
+    """The model: statements in, keys and prompts out."""
+
+    def encode(self, statements: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+        """Keys [b, R] and prompts [b, l, d] of b statements.
+
+        Raises InvalidArgumentError if one of them can never be encoded, for example because it is too long.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A micro-batch, ready for its effects; the writes are in the order of the log."""
+
+    writes: list[FactWrite]
+    refused: list[DeadLetter]
+
+
+class BatchBuilder:
+    """Parses and encodes micro-batches."""
+
+    def __init__(self, encoder: FactEncoder, metrics: EncoderMetrics) -> None:
+        self._encoder = encoder
+        self._metrics = metrics
+
+    def build(self, records: Sequence[KafkaRecord]) -> Batch:
+        """Every record ends up in exactly one place: among the writes or among the refused."""
+        self._metrics.batch_size.observe(len(records))
+        refused: list[DeadLetter] = []
+        parsed = self._parse(records, refused)
+        writes = self._encode(parsed, refused)
+        for letter in refused:
+            place = f"{letter.record.topic}/{letter.record.partition}/{letter.record.offset}"
+            logger.warning("%s goes to the dead letters: %s", place, letter.error)
+        return Batch(writes, refused)
+
+    def _parse(self, records: Sequence[KafkaRecord], refused: list[DeadLetter]) -> list[ParsedRecord]:
+        parsed: list[ParsedRecord] = []
+        with self._metrics.time_stage("parse"):
+            for record in records:
+                try:
+                    parsed.append((record, parse_record(record)))
+                except InvalidEventError as error:
+                    refused.append(DeadLetter(record, error))
+        return parsed
+
+    def _encode(self, parsed: Sequence[ParsedRecord], refused: list[DeadLetter]) -> list[FactWrite]:
+        if all(fact.retracted for _, fact in parsed):
+            return [FactWrite(fact, None, None) for _, fact in parsed]
+        with self._metrics.time_stage("encode"):
+            try:
+                return self._with_vectors([fact for _, fact in parsed])
+            except InvalidArgumentError:
+                return self._encode_singly(parsed, refused)
+
+    def _encode_singly(self, parsed: Sequence[ParsedRecord], refused: list[DeadLetter]) -> list[FactWrite]:
+        """One after the other, which tells the facts that cannot be encoded from their neighbours."""
+        writes: list[FactWrite] = []
+        for record, fact in parsed:
+            try:
+                writes.extend(self._with_vectors([fact]))
+            except InvalidArgumentError as error:
+                refused.append(DeadLetter(record, InvalidEventError("encode", error.violations)))
+        return writes
+
+    def _with_vectors(self, facts: Sequence[Fact]) -> list[FactWrite]:
+        """The writes of these facts, in their order; the live ones go through the model at once."""
+        statements = [fact.statement for fact in facts if not fact.retracted]
+        if not statements:
+            return [FactWrite(fact, None, None) for fact in facts]
+        keys, prompts = self._encoder.encode(statements)
+        vectors = iter(zip(keys, prompts, strict=True))
+        return [FactWrite(fact, None, None) if fact.retracted else FactWrite(fact, *next(vectors)) for fact in facts]

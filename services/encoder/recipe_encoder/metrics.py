@@ -1,0 +1,70 @@
+"""The encoder's metrics, each declared once."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Final, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+Result = Literal["applied", "retracted", "dead_lettered"]
+Stage = Literal["parse", "encode", "write", "commit"]
+
+RESULTS: Final[tuple[Result, ...]] = ("applied", "retracted", "dead_lettered")
+STAGES: Final[tuple[Stage, ...]] = ("parse", "encode", "write", "commit")
+BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+STAGE_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+# Up to an hour: a rebuild of the store reads events of any age, and all of those fall into the last bucket.
+FRESHNESS_BUCKETS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 1800, 3600)
+
+
+class EncoderMetrics:
+    """The metrics of one encoder in `registry`; `clock` is monotonic, in seconds."""
+
+    def __init__(self, registry: CollectorRegistry, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        counter = partial(Counter, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self.events = counter(
+            "recipe_encoder_events",
+            "Events that are finished: stored as a fact or as a retraction, or sent to the dead letters.",
+            ["result"],
+        )
+        self.store_retries = counter(
+            "recipe_encoder_store_retries", "Writes repeated because the store was unavailable."
+        )
+        self.paused = Gauge(
+            "recipe_encoder_paused",
+            "1 while consumption is paused because the store is unavailable, else 0.",
+            registry=registry,
+        )
+        self.batch_size = histogram("recipe_encoder_batch_size", "Records in one micro-batch.", buckets=BATCH_BUCKETS)
+        self.stage_seconds = histogram(
+            "recipe_encoder_stage_seconds",
+            "Time one micro-batch spent in a stage; every attempt to write counts on its own.",
+            ["stage"],
+            buckets=STAGE_BUCKETS,
+        )
+        self.freshness_seconds = histogram(
+            "recipe_encoder_freshness_seconds",
+            "From the time of an event to the moment its effect can be retrieved, by wall clock.",
+            buckets=FRESHNESS_BUCKETS,
+        )
+        self._show_every_series()
+
+    @contextmanager
+    def time_stage(self, stage: Stage) -> Iterator[None]:
+        """Observes how long the block takes, also if it raises."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self.stage_seconds.labels(stage).observe(self._clock() - start)
+
+    def _show_every_series(self) -> None:
+        """Zeros are better than gaps: rates and alerts see the first event too."""
+        for result in RESULTS:
+            self.events.labels(result)
+        for stage in STAGES:
+            self.stage_seconds.labels(stage)

@@ -1,0 +1,86 @@
+"""Settings of the encoder, from the environment."""
+
+from pathlib import Path
+from typing import Final, Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX: Final = "RECIPE_ENCODER_"
+
+Assignment = Literal["group", "manual"]
+
+
+class EncoderSettings(BaseSettings):
+    """Every variable starts with RECIPE_ENCODER_. Conflicts are refused."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    kafka_bootstrap_servers: str = Field(default="127.0.0.1:9092", description="host:port, comma-separated")
+    topic: str = Field(default="recipe.knowledge-updates.v1", description="topic of the events")
+    dead_letter_topic: str = Field(default="", description='dead letters; the topic with ".dlq" if empty')
+    group_id: str = Field(
+        default="recipe-encoder", min_length=1, description="owns the committed offsets, in both assignments"
+    )
+    assignment: Assignment = Field(
+        default="group",
+        description="group: share the partitions with the other encoders of the group; manual: take all of"
+        " them, for an encoder that is the only one",
+    )
+    batch_size: int = Field(default=64, ge=1, le=1_000, description="records in a micro-batch at most")
+    # Tansu uses all of this time even when a record arrives meanwhile, so there it bounds freshness.
+    fetch_wait_ms: int = Field(
+        default=50, ge=1, le=60_000, description="time the broker may hold back an answer without records"
+    )
+    topic_timeout_seconds: float = Field(default=30.0, gt=0, description="time for the topics to appear at the start")
+    dead_letter_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="time for a dead letter to be accepted before the encoder stops"
+    )
+    retry_initial_seconds: float = Field(
+        default=0.25, gt=0, description="first pause before a write to an unavailable store is repeated"
+    )
+    retry_max_seconds: float = Field(default=15.0, gt=0, description="longest such pause; each doubles the one before")
+
+    store_path: Path | None = Field(default=None, description="directory of the embedded store")
+    qdrant_url: str | None = Field(
+        default=None, pattern="^https?://", description="the Qdrant server; exactly one store must be set"
+    )
+    qdrant_grpc_port: int = Field(default=6334, ge=1, le=65_535, description="its gRPC port")
+    qdrant_api_key: SecretStr | None = Field(default=None, description="API key of the Qdrant server")
+
+    checkpoint: Path | None = Field(default=None, description="RECIPE checkpoint; the shipped one if unset")
+    encoder: str | None = Field(
+        default=None, description="text encoder that the checkpoint was trained for; the default one if unset"
+    )
+
+    metrics_host: str = Field(default="127.0.0.1", description="address of /metrics")
+    metrics_port: int = Field(default=9101, ge=0, le=65_535, description="port of /metrics; 0 takes a free one")
+
+    @property
+    def dead_letters(self) -> str:
+        """The topic of the dead letters."""
+        return self.dead_letter_topic or f"{self.topic}.dlq"
+
+    @model_validator(mode="after")
+    def _check_store(self) -> Self:
+        if (self.store_path is None) == (self.qdrant_url is None):
+            raise ValueError(
+                f"set exactly one of {ENV_PREFIX}STORE_PATH (embedded) and {ENV_PREFIX}QDRANT_URL (server)"
+            )
+        if self.qdrant_api_key is not None and self.qdrant_url is None:
+            raise ValueError(f"{ENV_PREFIX}QDRANT_API_KEY needs {ENV_PREFIX}QDRANT_URL; set both or none")
+        return self
+
+    @model_validator(mode="after")
+    def _check_topics(self) -> Self:
+        if self.dead_letters == self.topic:
+            raise ValueError(
+                f"{ENV_PREFIX}DEAD_LETTER_TOPIC must differ from {ENV_PREFIX}TOPIC; else it is read for ever"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_retries(self) -> Self:
+        if self.retry_initial_seconds > self.retry_max_seconds:
+            raise ValueError(f"{ENV_PREFIX}RETRY_INITIAL_SECONDS must not exceed {ENV_PREFIX}RETRY_MAX_SECONDS")
+        return self

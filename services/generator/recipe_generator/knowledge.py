@@ -1,0 +1,121 @@
+"""The knowledge behind an answer: asked of the retriever, checked, and accounted for."""
+
+import hashlib
+from dataclasses import dataclass
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from recipe_common.errors import (
+    FailedPreconditionError,
+    FieldViolation,
+    InvalidArgumentError,
+    RecipeError,
+    UnavailableError,
+)
+from recipe_protos.generator.v1 import generator_pb2 as pb
+from recipe_protos.retriever.v1 import retriever_pb2, retriever_pb2_grpc
+
+OFF = pb.Knowledge(status=pb.KNOWLEDGE_STATUS_UNEDITED_OFF)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The decision about one text and, on a hit, the continuous prompt [l, d] to apply."""
+
+    knowledge: pb.Knowledge
+    prompt: npt.NDArray[np.float16] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a request asks the retriever."""
+
+    namespace: str
+    text: str
+    as_of: Timestamp | None
+    on_failure: pb.RetrieverFailurePolicy.ValueType
+
+
+class KnowledgeSource:
+    """Asks the retriever, and refuses what does not fit the loaded model."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        model_version: str,
+        prompt_shape: tuple[int, int],
+        timeout_seconds: float,
+    ) -> None:
+        self._stub: retriever_pb2_grpc.RetrieverServiceAsyncStub = retriever_pb2_grpc.RetrieverServiceStub(channel)
+        self._model_version = model_version
+        self._prompt_shape = prompt_shape
+        self._timeout_seconds = timeout_seconds
+
+    async def look_up(self, question: Question, time_remaining: float | None) -> Applied:
+        """The knowledge for a text, within the caller's remaining time in seconds.
+
+        Raises InvalidArgumentError when the retriever refuses the text itself; any other failure is raised or
+        turned into a degraded answer, as the request's policy says.
+        """
+        timeout = min(self._timeout_seconds, self._timeout_seconds if time_remaining is None else time_remaining)
+        try:
+            return self._applied(await self._retrieve(question, timeout))
+        except InvalidArgumentError:
+            raise
+        except RecipeError as error:
+            if question.on_failure == pb.RETRIEVER_FAILURE_POLICY_ANSWER_UNEDITED:
+                return Applied(pb.Knowledge(status=pb.KNOWLEDGE_STATUS_UNEDITED_DEGRADED, degraded_reason=str(error)))
+            raise
+
+    async def _retrieve(self, question: Question, seconds: float) -> retriever_pb2.RetrieveResponse:
+        request = retriever_pb2.RetrieveRequest(namespace=question.namespace, query=question.text, as_of=question.as_of)
+        try:
+            return await self._stub.Retrieve(request, timeout=seconds)
+        except grpc.aio.AioRpcError as error:
+            details = error.details() or error.code().name
+            if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                raise InvalidArgumentError(
+                    [FieldViolation("prompt", f"the retriever refuses it: {details}")]
+                ) from error
+            if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                raise FailedPreconditionError(f"retriever: {details}") from error
+            raise UnavailableError(
+                f"the retriever did not answer within {seconds:g} s ({error.code().name}: {details}); retry, "
+                "or set on_retriever_failure to ANSWER_UNEDITED"
+            ) from error
+
+    def _applied(self, response: retriever_pb2.RetrieveResponse) -> Applied:
+        if response.model_version != self._model_version:
+            raise FailedPreconditionError(
+                f"the retriever serves model version {response.model_version}, this generator's checkpoint "
+                f"is {self._model_version}; deploy the same checkpoint to both"
+            )
+        knowledge = pb.Knowledge(
+            status=pb.KNOWLEDGE_STATUS_UNEDITED_NO_MATCH,
+            decision=response.decision,
+            sentinel_similarity=response.sentinel_similarity,
+            model_version=response.model_version,
+        )
+        if response.decision != retriever_pb2.DECISION_HIT:
+            return Applied(knowledge)
+        knowledge.status = pb.KNOWLEDGE_STATUS_EDITED
+        knowledge.fact_id = response.fact.fact_id
+        knowledge.revision = response.fact.revision
+        knowledge.statement = response.fact.statement
+        knowledge.similarity = response.similarity
+        knowledge.margin = response.margin
+        return Applied(knowledge, self._decode(response.prompt))
+
+    def _decode(self, prompt: retriever_pb2.Prompt) -> npt.NDArray[np.float16]:
+        shape = (prompt.tokens, prompt.hidden_size)
+        if shape != self._prompt_shape or len(prompt.values) != 2 * shape[0] * shape[1]:
+            raise FailedPreconditionError(
+                f"the retriever sent a prompt of shape {shape} in {len(prompt.values)} bytes; "
+                f"the checkpoint makes {self._prompt_shape}"
+            )
+        if hashlib.sha256(prompt.values).digest() != prompt.sha256:
+            raise UnavailableError("the retriever sent a prompt whose bytes do not match their digest; retry")
+        return np.frombuffer(prompt.values, dtype="<f2").reshape(shape)

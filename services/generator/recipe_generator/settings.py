@@ -1,0 +1,26 @@
+"""Settings of the generator, from the environment."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from recipe_model.pretrained import DEFAULT_LLM, Precision
+
+
+class GeneratorSettings(BaseSettings):
+    """Every variable starts with RECIPE_GENERATOR_."""
+
+    model_config = SettingsConfigDict(env_prefix="RECIPE_GENERATOR_", extra="forbid", frozen=True)
+
+    host: str = Field(default="127.0.0.1", description="address of the gRPC server")
+    port: int = Field(default=50052, ge=0, le=65535, description="port of the gRPC server; 0 takes a free one")
+    metrics_host: str = Field(default="127.0.0.1", description="address of /metrics")
+    metrics_port: int = Field(default=9103, ge=0, le=65535, description="port of /metrics; 0 takes a free one")
+    retriever: str = Field(default="127.0.0.1:50051", description="gRPC address of the retriever")
+    retriever_timeout_seconds: float = Field(default=2.0, gt=0, description="time that a retrieval may take")
+    checkpoint: Path | None = Field(default=None, description="RECIPE checkpoint; the shipped one if unset")
+    llm: str = Field(default=DEFAULT_LLM, description="LLM that the checkpoint was trained for")
+    precision: Precision = Field(default="auto", description="weights: auto is bfloat16 where it is native")
+    max_new_tokens: int = Field(default=512, ge=1, description="largest max_new_tokens of a request")
+    drain_seconds: float = Field(default=5.0, ge=0, description="time that running calls get to end at a stop")

@@ -1,0 +1,1 @@
+"""The retriever: from a query to the stored fact that answers it, or to the decision that none does."""

@@ -1,0 +1,51 @@
+"""`python -m recipe_retriever`: serve until SIGINT or SIGTERM."""
+
+import asyncio
+import sys
+
+from pydantic import ValidationError
+
+from recipe_common.errors import RecipeError
+from recipe_common.json_logging import configure_logging
+from recipe_common.lifecycle import stop_event
+from recipe_model.editor import RecipeEditor
+from recipe_retriever.server import RetrieverServer
+from recipe_retriever.settings import RetrieverSettings
+from recipe_store.client_store import open_client_store
+
+
+async def serve(settings: RetrieverSettings) -> None:
+    """Load, serve, and drain when a stop signal comes."""
+    stop = stop_event()
+    editor = RecipeEditor.load(settings.checkpoint, settings.encoder)
+    api_key = settings.qdrant_api_key
+    store = open_client_store(
+        settings.qdrant_url,
+        editor.model_version,
+        editor.key_size,
+        editor.prompt_shape,
+        api_key=None if api_key is None else api_key.get_secret_value(),
+        grpc_port=settings.qdrant_grpc_port,
+    )
+    server = RetrieverServer(settings, editor, store)
+    try:
+        await server.start()
+        await stop.wait()
+    finally:
+        await server.stop()
+        store.close()
+
+
+def main() -> int:
+    """Run the service; a configuration or start error is one line on stderr and exit code 1."""
+    configure_logging("retriever")
+    try:
+        asyncio.run(serve(RetrieverSettings()))
+    except (RecipeError, ValidationError) as error:
+        print(f"recipe_retriever: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

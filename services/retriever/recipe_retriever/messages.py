@@ -1,0 +1,62 @@
+"""Domain values to protobuf messages."""
+
+import hashlib
+
+import numpy as np
+
+from recipe_common.clock import to_timestamp
+from recipe_protos.knowledge.v1.knowledge_pb2 import Source
+from recipe_protos.retriever.v1 import retriever_pb2 as pb
+from recipe_retriever.retrieval import Decision, Retrieval
+from recipe_store.facts import Fact
+
+_DECISIONS = {
+    Decision.HIT: pb.DECISION_HIT,
+    Decision.BELOW_SENTINEL: pb.DECISION_BELOW_SENTINEL,
+    Decision.EMPTY_BASE: pb.DECISION_EMPTY_BASE,
+}
+
+
+def retrieve_response(retrieval: Retrieval, model_version: str) -> pb.RetrieveResponse:
+    """The answer to a Retrieve call."""
+    response = pb.RetrieveResponse(
+        decision=_DECISIONS[retrieval.decision],
+        sentinel_similarity=retrieval.sentinel_similarity,
+        model_version=model_version,
+    )
+    if retrieval.match is not None and retrieval.margin is not None:
+        response.similarity = retrieval.match.similarity
+        response.margin = retrieval.margin
+        response.fact.CopyFrom(fact_message(retrieval.match.fact))
+        response.prompt.CopyFrom(prompt_message(retrieval.match.prompt))
+    return response
+
+
+def prompt_message(prompt: np.ndarray) -> pb.Prompt:
+    """A continuous prompt [l, d], float16, as bytes with their digest."""
+    values = prompt.astype("<f2").tobytes()
+    tokens, hidden_size = prompt.shape
+    return pb.Prompt(values=values, tokens=tokens, hidden_size=hidden_size, sha256=hashlib.sha256(values).digest())
+
+
+def fact_message(fact: Fact) -> pb.Fact:
+    """A stored fact, without its vectors."""
+    return pb.Fact(
+        namespace=fact.namespace,
+        fact_id=fact.fact_id,
+        revision=fact.revision,
+        statement=fact.statement,
+        subject=fact.subject,
+        aliases=fact.aliases,
+        valid_from=None if fact.valid_from is None else to_timestamp(fact.valid_from),
+        valid_until=None if fact.valid_until is None else to_timestamp(fact.valid_until),
+        labels=fact.labels,
+        event_id=fact.event_id,
+        event_time=to_timestamp(fact.event_time),
+        source=Source(publisher=fact.publisher, uri=fact.uri),
+        position=pb.LogPosition(
+            topic=fact.position.topic, partition=fact.position.partition, offset=fact.position.offset
+        ),
+        retracted=fact.retracted,
+        retract_reason=fact.retract_reason,
+    )

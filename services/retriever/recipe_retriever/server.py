@@ -1,0 +1,67 @@
+"""A retriever that listens: gRPC and metrics around one Retriever."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+from prometheus_client import CollectorRegistry
+
+from recipe_common.grpc_server import GrpcServer, build_server
+from recipe_common.metrics_server import MetricsServer, start_metrics_server
+from recipe_protos.retriever.v1 import retriever_pb2, retriever_pb2_grpc
+from recipe_retriever.metrics import RetrieverMetrics
+from recipe_retriever.retrieval import QueryEncoder, Retriever
+from recipe_retriever.service import RetrieverService
+from recipe_retriever.settings import RetrieverSettings
+from recipe_store.store import KnowledgeStore
+
+SERVICE = retriever_pb2.DESCRIPTOR.services_by_name["RetrieverService"].full_name
+
+
+class RetrieverServer:
+    """Serves one model and one store until it is stopped."""
+
+    def __init__(self, settings: RetrieverSettings, encoder: QueryEncoder, store: KnowledgeStore) -> None:
+        self._settings = settings
+        self._encoder = encoder
+        self._store = store
+        self._executor = ThreadPoolExecutor(settings.workers, thread_name_prefix="retrieve")
+        self.metrics_port = 0  # known once `start` has returned
+        self._grpc: GrpcServer | None = None
+        self._metrics: MetricsServer | None = None
+
+    async def start(self) -> int:
+        """Bind, warm the model up, report SERVING; returns the gRPC port. Raises AddressUnavailableError."""
+        registry = CollectorRegistry()
+        retriever = Retriever(self._encoder, self._store, RetrieverMetrics(registry))
+        self._grpc = build_server(
+            host=self._settings.host,
+            port=self._settings.port,
+            port_setting="RECIPE_RETRIEVER_PORT",
+            service_names=[SERVICE],
+            register=lambda server: self._register(server, retriever),
+        )
+        self._metrics = start_metrics_server(
+            registry,
+            host=self._settings.metrics_host,
+            port=self._settings.metrics_port,
+            port_setting="RECIPE_RETRIEVER_METRICS_PORT",
+        )
+        self.metrics_port = self._metrics.port
+        await self._grpc.start()
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._executor, self._encoder.query, ["Is the model warm?"])
+        await self._grpc.set_serving(True)
+        return self._grpc.port
+
+    async def stop(self) -> None:
+        """Drain and close; safe to call after a failed start."""
+        if self._grpc is not None:
+            await self._grpc.stop(self._settings.drain_seconds)
+        if self._metrics is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._metrics.stop)
+        self._executor.shutdown()
+
+    def _register(self, server: grpc.aio.Server, retriever: Retriever) -> None:
+        service = RetrieverService(retriever, self._executor)
+        retriever_pb2_grpc.add_RetrieverServiceServicer_to_server(service, server)

@@ -1,0 +1,66 @@
+"""The gRPC face of the retriever."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+import grpc
+
+from recipe_common.clock import from_timestamp, now_utc
+from recipe_common.errors import FieldViolation, InvalidArgumentError, NotFoundError
+from recipe_common.requests import check_fact_id, check_namespace, require_text
+from recipe_protos.retriever.v1 import retriever_pb2 as pb
+from recipe_protos.retriever.v1 import retriever_pb2_grpc
+from recipe_retriever.messages import fact_message, retrieve_response
+from recipe_retriever.retrieval import Retriever
+
+MAX_PAGE = 1000
+DEFAULT_PAGE = 100
+
+Result = TypeVar("Result")
+
+
+class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
+    """Checks requests, runs the retriever off the event loop, and turns its results into messages."""
+
+    def __init__(self, retriever: Retriever, executor: Executor) -> None:
+        self._retriever = retriever
+        self._executor = executor
+
+    async def Retrieve(  # noqa: N802
+        self, request: pb.RetrieveRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.RetrieveResponse:
+        namespace = check_namespace(request.namespace)
+        query = require_text("query", request.query)
+        as_of = from_timestamp(request.as_of, "as_of") if request.HasField("as_of") else now_utc()
+        retrieval = await self._run(lambda: self._retriever.retrieve(namespace, query, as_of))
+        return retrieve_response(retrieval, self._retriever.model_version)
+
+    async def GetFact(  # noqa: N802
+        self, request: pb.GetFactRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetFactResponse:
+        namespace = check_namespace(request.namespace)
+        fact_id = check_fact_id(request.fact_id)
+        fact = await self._run(lambda: self._retriever.store.get(namespace, fact_id))
+        if fact is None:
+            raise NotFoundError(f"fact_id: no fact {fact_id!r} was ever stored in namespace {namespace!r}")
+        return pb.GetFactResponse(fact=fact_message(fact))
+
+    async def ListFacts(  # noqa: N802
+        self, request: pb.ListFactsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ListFactsResponse:
+        namespace = check_namespace(request.namespace)
+        if request.page_size > MAX_PAGE:
+            raise InvalidArgumentError(
+                [FieldViolation("page_size", f"must be at most {MAX_PAGE}; page through with page_token")]
+            )
+        limit = request.page_size or DEFAULT_PAGE
+        facts, token = await self._run(
+            lambda: self._retriever.store.list(namespace, limit=limit, page_token=request.page_token)
+        )
+        shown = [fact_message(fact) for fact in facts if request.include_retracted or not fact.retracted]
+        return pb.ListFactsResponse(facts=shown, next_page_token=token)
+
+    async def _run(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)

@@ -1,0 +1,12 @@
+"""`python -m recipe_trainer`: the trainer's commands without the rest of the `recipe` command."""
+
+import typer
+
+from recipe_trainer.commands import eval_app, train
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app.command()(train)
+app.add_typer(eval_app, name="eval")
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,167 @@
+"""One training step's loss: encode, contrast against many keys, and ask the LLM a few of the edits."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from recipe_model.language_model import LanguageModel
+from recipe_model.networks import RecipeModel
+from recipe_trainer.batches import Batch, Draw, EditPool, by_length, original_order, with_typos
+from recipe_trainer.key_queue import KeyQueue
+from recipe_trainer.losses import (
+    ContrastBatch,
+    answer_loss,
+    locality_loss,
+    neighbour_loss,
+    scaled_scores,
+    sentinel_loss,
+)
+from recipe_trainer.options import TrainOptions
+from recipe_trainer.teacher_forcing import Answered, answer_logits, answer_targets, answer_weights, answered
+
+MAX_TOKENS = 128  # of a text in training; longer ones do not occur in the data but for a few that are cut
+ENCODER_GROUP = 48  # texts that go through the encoder together
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A batch in representation space."""
+
+    keys: Tensor  # [b, R] of the draws' statements
+    in_scope: Tensor  # [2b, R] of the edits' prompts, then of their paraphrases
+    out_of_scope: Tensor  # [u, R]
+    sentinel: Tensor  # [R]
+
+
+class Objective:
+    """L = L_rel + L_gen + L_loc + L_no + L_so (arXiv 2405.03279, equation 13), the LLM frozen."""
+
+    def __init__(
+        self,
+        model: RecipeModel,
+        tokenizer: PreTrainedTokenizerBase,
+        llm: LanguageModel,
+        *,
+        pool: EditPool,
+        queue: KeyQueue,
+        options: TrainOptions,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._llm = llm
+        self._pool = pool
+        self._queue = queue
+        self._options = options
+        self._autocast = llm.model.dtype == torch.bfloat16
+
+    def losses(self, batch: Batch, random_: random.Random) -> dict[str, Tensor]:
+        """The five loss parts of a batch, by name; keys of the batch enter the queue."""
+        encoded = self._encode(batch, random_)
+        contrast = self._contrast(batch, encoded, random_)
+        indices = torch.tensor([draw.index for draw in batch.draws])
+        self._queue.push(encoded.keys, indices)
+        asked = batch.draws[: self._options.llm_edits]
+        return {
+            "neighbour": neighbour_loss(contrast),
+            "sentinel": sentinel_loss(contrast, self._options.removed_weight),
+            **self._llm_losses(asked, self._model.prompts(encoded.keys)[: len(asked)]),
+        }
+
+    def _encode(self, batch: Batch, random_: random.Random) -> Encoded:
+        queries = [
+            *(draw.edit.prompt for draw in batch.draws),
+            *(draw.paraphrase for draw in batch.draws),
+            *_out_of_scope(batch),
+        ]
+        slipped = [with_typos(random_, query, self._options.typo_rate) for query in queries]
+        representations = self._model.queries(self._features(slipped))
+        inside = 2 * len(batch.draws)
+        return Encoded(
+            keys=self._model.keys(self._features([draw.edit.statement for draw in batch.draws])),
+            in_scope=representations[:inside],
+            out_of_scope=representations[inside:],
+            sentinel=self._model.sentinel(),
+        )
+
+    def _features(self, texts: Sequence[str]) -> Tensor:
+        """Features [b, 3h], in groups of like length: padding would be most of the work otherwise."""
+        ids = self._tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
+        groups = by_length([len(row) for row in ids], ENCODER_GROUP)
+        features = []
+        for group in groups:
+            tokens = self._tokenizer.pad({"input_ids": [ids[row] for row in group]}, return_tensors="pt")
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._autocast):
+                features.append(self._model.features(tokens["input_ids"], tokens["attention_mask"]))
+        return torch.cat(features)[original_order(groups)]
+
+    def _contrast(self, batch: Batch, encoded: Encoded, random_: random.Random) -> ContrastBatch:
+        old_keys, old_indices = self._queue.sample(random_, self._options.smallest_pool)
+        indices = [draw.index for draw in batch.draws] + old_indices.tolist()
+        scores = scaled_scores(
+            torch.cat([encoded.in_scope, encoded.out_of_scope]),
+            encoded.sentinel,
+            torch.cat([encoded.keys, old_keys]),
+        )
+        own = torch.arange(1, 1 + len(batch.draws)).repeat(2)
+        own = torch.cat([own, torch.zeros(len(encoded.out_of_scope), dtype=torch.long)])
+        return ContrastBatch(scores, own, self._blocked(batch, indices))
+
+    def _blocked(self, batch: Batch, indices: list[int]) -> Tensor:
+        """Columns that a row must not be pushed away from [n, 1 + m].
+
+        For a question in scope: other versions of its own fact. For one out of scope: edits about a subject
+        it names, except the edit whose neighbour it is said to be.
+        """
+        facts = torch.tensor([self._pool.fact(index) for index in indices])
+        same_fact = facts[: len(batch.draws)].unsqueeze(1) == facts.unsqueeze(0)  # [b, m]
+        same_fact[:, : len(batch.draws)] &= ~torch.eye(len(batch.draws), dtype=torch.bool)
+        columns: dict[int, list[int]] = {}
+        for column, index in enumerate(indices):
+            columns.setdefault(index, []).append(column)
+        texts = _out_of_scope(batch)
+        outside = torch.zeros(len(texts), len(indices), dtype=torch.bool)
+        for row, text, own in zip(outside, texts, _owners(batch), strict=True):
+            for index in self._pool.about(text) - {own}:
+                row[columns.get(index, [])] = True
+        rows = torch.cat([same_fact, same_fact, outside])
+        return torch.cat([torch.zeros(len(rows), 1, dtype=torch.bool), rows], dim=1)
+
+    def _llm_losses(self, draws: Sequence[Draw], prompts: Tensor) -> dict[str, Tensor]:
+        """L_rel, L_gen and L_loc of a few draws behind their prompts [b, l, d], in one pass of the LLM."""
+        reliable = [answered(self._llm, draw.edit.prompt, draw.edit.answer) for draw in draws]
+        general = [answered(self._llm, draw.paraphrase, draw.edit.answer) for draw in draws]
+        local = [
+            (row, answered(self._llm, draw.unrelated.text, draw.unrelated.answer))
+            for row, draw in enumerate(draws)
+            if draw.unrelated and draw.unrelated.answer
+        ]
+        neighbours = [item for _, item in local]
+        batch = reliable + general + neighbours
+        logits = answer_logits(self._llm, batch, torch.cat([prompts, prompts, prompts[[row for row, _ in local]]]))
+        lengths = [sum(len(item.answer) for item in group) for group in (reliable, general, neighbours)]
+        parts = torch.split(logits, lengths)
+        losses = {
+            name: answer_loss(part, answer_targets(group), answer_weights(group))
+            for name, part, group in zip(("reliability", "generality"), parts[:2], (reliable, general), strict=True)
+        }
+        return losses | {"locality": self._locality(parts[2], neighbours)}
+
+    def _locality(self, edited: Tensor, neighbours: list[Answered]) -> Tensor:
+        if not neighbours:
+            return edited.sum()
+        with torch.no_grad():
+            unedited = answer_logits(self._llm, neighbours, None)
+        return locality_loss(edited, unedited, answer_weights(neighbours))
+
+
+def _out_of_scope(batch: Batch) -> list[str]:
+    return [draw.unrelated.text for draw in batch.draws if draw.unrelated] + [q.text for q in batch.open_questions]
+
+
+def _owners(batch: Batch) -> list[int]:
+    """For each text of `_out_of_scope` the index of the edit whose neighbour it is; -1 for open questions."""
+    return [draw.index for draw in batch.draws if draw.unrelated] + [-1] * len(batch.open_questions)

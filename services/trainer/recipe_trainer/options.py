@@ -1,0 +1,32 @@
+"""What a training run can be told. Everything here is recorded in the checkpoint it makes."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from recipe_model.pretrained import DEFAULT_ENCODER, DEFAULT_LLM
+
+
+class TrainOptions(BaseModel):
+    """Options of one run; the defaults made the shipped checkpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    llm: str = DEFAULT_LLM
+    encoder: str = DEFAULT_ENCODER
+    seed: int = 0
+    steps: int = Field(default=1400, ge=1)
+    llm_edits: int = Field(default=16, ge=1, description="edits a step that go through the LLM")
+    contrast_edits: int = Field(default=64, ge=1, description="edits a step in the contrastive losses")
+    open_questions: int = Field(default=24, ge=0, description="open questions a step that must hit nothing")
+    queue: int = Field(default=8192, ge=1, description="recent keys kept as negatives")
+    smallest_pool: int = Field(default=128, ge=1, description="fewest of them that a step contrasts against")
+    removed_weight: float = Field(default=0.3, ge=0, description="weight of queries whose own key is removed")
+    typo_rate: float = Field(default=0.1, ge=0, le=1, description="share of retrieval queries with a slip")
+    representation: int = Field(default=1024, ge=1, description="R, length of keys and queries")
+    prompt_tokens: int = Field(default=8, ge=1, description="l, pseudo-tokens of a continuous prompt")
+    sentinel_tokens: int = Field(default=10, ge=1, description="c, pseudo-tokens of the sentinel")
+    heads_learning_rate: float = Field(default=5e-4, gt=0)
+    prompt_learning_rate: float = Field(default=1e-3, gt=0)
+    encoder_learning_rate: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup_steps: int = Field(default=100, ge=1)
+    gradient_norm: float = Field(default=1.0, gt=0, description="largest norm of a step's gradient")

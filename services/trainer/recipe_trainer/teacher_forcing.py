@@ -1,0 +1,74 @@
+"""Teacher forcing behind a continuous prompt: the LLM's logits at the answer's tokens, and only there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from recipe_model.language_model import LanguageModel
+from recipe_trainer.batches import by_length
+
+LLM_GROUP = 24  # sequences of like length that go through the LLM together
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A question followed by its answer, as token ids."""
+
+    question: list[int]
+    answer: list[int]
+
+    @property
+    def ids(self) -> list[int]:
+        return self.question + self.answer
+
+
+def answered(llm: LanguageModel, question: str, answer: str) -> Answered:
+    """Tokenise a question and the answer that continues it."""
+    return Answered(llm.token_ids(question), llm.answer_ids(answer))
+
+
+def answer_logits(llm: LanguageModel, batch: Sequence[Answered], prompts: Tensor | None) -> Tensor:
+    """Logits [n, v], float32, that predict the answers' n tokens, row after row.
+
+    `prompts` [b, l, d] stand in front of the b sequences; None is the unedited model. Sequences are padded on
+    the right, where a causal model cannot see them, so no mask is needed; only the answers' positions go
+    through the vocabulary projection, which is the larger part of a small LLM's work.
+    """
+    groups = by_length([len(item.ids) for item in batch], LLM_GROUP)
+    states: dict[int, Tensor] = {}
+    for rows in groups:
+        part = [batch[row] for row in rows]
+        hidden = _answer_states(llm, part, None if prompts is None else prompts[rows])
+        states |= zip(rows, torch.split(hidden, [len(item.answer) for item in part]), strict=True)
+    ordered = torch.cat([states[row] for row in range(len(batch))])
+    vocabulary: Module = llm.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return vocabulary(ordered).float()  # type: ignore[no-any-return]
+
+
+def _answer_states(llm: LanguageModel, batch: Sequence[Answered], prompts: Tensor | None) -> Tensor:
+    """Last hidden states [n, d] at the positions that predict the answers' tokens."""
+    words = llm.embed(_padded(batch, llm.model.device))  # [b, t, d]
+    prefix = 0 if prompts is None else prompts.shape[1]
+    embeddings = words if prompts is None else torch.cat([prompts.to(words), words], dim=1)
+    hidden = llm.model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+    rows = [row for row, item in enumerate(batch) for _ in item.answer]
+    columns = [prefix + len(item.question) - 1 + step for item in batch for step in range(len(item.answer))]
+    return hidden[rows, columns]  # type: ignore[no-any-return]
+
+
+def answer_targets(batch: Sequence[Answered]) -> Tensor:
+    """The answers' token ids [n], in the order of `answer_logits`."""
+    return torch.tensor([token for item in batch for token in item.answer])
+
+
+def answer_weights(batch: Sequence[Answered]) -> Tensor:
+    """Weights [n] that average over each answer's tokens, then over the answers; they sum to 1."""
+    return torch.tensor([1 / len(item.answer) / len(batch) for item in batch for _ in item.answer])
+
+
+def _padded(batch: Sequence[Answered], device: torch.device) -> Tensor:
+    longest = max(len(item.ids) for item in batch)
+    return torch.tensor([item.ids + [0] * (longest - len(item.ids)) for item in batch], device=device)

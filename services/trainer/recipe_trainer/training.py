@@ -1,0 +1,197 @@
+"""The training loop: fixed seeds, progress, resumable state, and a checkpoint at the end."""
+
+import json
+import math
+import random
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from recipe_common.errors import FieldViolation, InvalidArgumentError
+from recipe_model.checkpoint import Checkpoint, CheckpointConfig, load_tensors, save_checkpoint, trained_tensors
+from recipe_model.language_model import LanguageModel
+from recipe_model.networks import RecipeModel, RecipeSizes
+from recipe_model.pretrained import load_text_encoder
+from recipe_trainer.batches import EditPool
+from recipe_trainer.key_queue import KeyQueue
+from recipe_trainer.objective import Objective
+from recipe_trainer.options import TrainOptions
+
+REPORT_EVERY = 20
+SAVE_EVERY = 200
+
+
+class Trainer:
+    """One run in one folder: `state.safetensors` to resume from, `progress.jsonl` and `recipe.safetensors`.
+
+    State and checkpoint are written every SAVE_EVERY steps: a checkpoint can be tried while the run goes on.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        options: TrainOptions,
+        pool: EditPool,
+        data: Mapping[str, Any],
+        initial: Checkpoint | None = None,
+    ) -> None:
+        self._folder = folder
+        self._options = options
+        self._pool = pool
+        self._data = dict(data)
+        if initial is not None:
+            self._data["initial"] = {"model_version": initial.model_version, **initial.config.training}
+        self._step = 0
+        torch.manual_seed(options.seed)
+        self._llm = LanguageModel.load(options.llm)
+        encoder = load_text_encoder(options.encoder)
+        sizes = RecipeSizes(
+            encoder_hidden=encoder.identity.hidden_size,
+            llm_hidden=self._llm.identity.hidden_size,
+            representation=options.representation,
+            prompt_tokens=options.prompt_tokens,
+            sentinel_tokens=options.sentinel_tokens,
+        )
+        self._identities = (encoder.identity, self._llm.identity)
+        self._model = RecipeModel(encoder.model, sizes)
+        if initial is None:
+            self._start_prompts(encoder.tokenizer)
+        else:
+            initial.require_encoder(encoder.identity)
+            initial.require_llm(self._llm.identity)
+            load_tensors(self._model, initial)
+        self._queue = KeyQueue(options.queue, options.representation)
+        self._objective = Objective(
+            self._model, encoder.tokenizer, self._llm, pool=pool, queue=self._queue, options=options
+        )
+        self._optimizer = self._build_optimizer()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._remember_options()
+        if self._state_file.exists():
+            self._restore()
+
+    def run(self) -> str:
+        """Train to the last step, then write the checkpoint; returns its model version."""
+        self._model.train()
+        started, first = time.monotonic(), self._step
+        sums: dict[str, float] = {}
+        while self._step < self._options.steps:
+            for name, value in self._train_step().items():
+                sums[name] = sums.get(name, 0.0) + value / REPORT_EVERY
+            if self._step % REPORT_EVERY == 0:
+                seconds = (time.monotonic() - started) / (self._step - first)
+                self._report(sums, seconds)
+                sums = {}
+            if self._step % SAVE_EVERY == 0:
+                self._save()
+                self._write_checkpoint()
+        return self._write_checkpoint()
+
+    def _train_step(self) -> dict[str, float]:
+        """One optimiser step; a draw and a dropout that depend on seed and step alone."""
+        random_ = random.Random(f"{self._options.seed}/{self._step}")  # noqa: S311 (no secret)
+        torch.manual_seed(random_.getrandbits(63))
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["peak"] * self._rate()
+        batch = self._pool.draw(random_, self._options.contrast_edits, self._options.open_questions)
+        losses = self._objective.losses(batch, random_)
+        self._optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(list(self._parameters().values()), self._options.gradient_norm)
+        self._optimizer.step()
+        self._step += 1
+        return {name: float(value) for name, value in losses.items()}
+
+    def _rate(self) -> float:
+        """Linear warm-up, then a cosine down to zero at the last step; between 0 and 1."""
+        warmup = self._options.warmup_steps
+        if self._step < warmup:
+            return (self._step + 1) / warmup
+        done = (self._step - warmup) / max(1, self._options.steps - warmup)
+        return 0.5 * (1 + math.cos(math.pi * done))
+
+    def _parameters(self) -> dict[str, Tensor]:
+        return {name: value for name, value in trained_tensors(self._model).items() if value.requires_grad}
+
+    def _build_optimizer(self) -> torch.optim.AdamW:
+        options = self._options
+        peaks = {"encoder": options.encoder_learning_rate, "prompt_head": options.prompt_learning_rate}
+        groups = [
+            {"params": [value], "peak": peaks.get(name.split(".")[0], options.heads_learning_rate)}
+            for name, value in self._parameters().items()
+        ]
+        return torch.optim.AdamW(groups, lr=0.0, weight_decay=options.weight_decay)
+
+    @torch.no_grad()
+    def _start_prompts(self, tokenizer: Any) -> None:  # noqa: ANN401 (transformers' tokenizer)
+        statements = [edit.statement for edit in self._pool.edits[:64]]
+        tokens = tokenizer(statements, padding=True, truncation=True, max_length=128, return_tensors="pt")
+        keys = self._model.keys(self._model.features(tokens["input_ids"], tokens["attention_mask"]))
+        self._model.start_prompts(self._llm.words(), keys)
+
+    def _report(self, losses: Mapping[str, float], seconds_per_step: float) -> None:
+        remaining = (self._options.steps - self._step) * seconds_per_step / 60
+        parts = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        print(
+            f"step {self._step}/{self._options.steps}  {parts}  lr x{self._rate():.2f}  "
+            f"{seconds_per_step:.2f} s/step  {self._options.contrast_edits / seconds_per_step:.0f} edits/s  "
+            f"{remaining:.0f} min left",
+            flush=True,
+        )
+        with (self._folder / "progress.jsonl").open("a") as file:
+            file.write(json.dumps({"step": self._step, **losses, "seconds_per_step": seconds_per_step}) + "\n")
+
+    @property
+    def _state_file(self) -> Path:
+        return self._folder / "state.safetensors"
+
+    def _remember_options(self) -> None:
+        """A folder belongs to one set of options: resuming with others would be neither run.
+
+        Only the number of steps may change, which moves the end of the learning rate's schedule.
+        """
+        file = self._folder / "options.json"
+        mine = {"options": self._options.model_dump(), "data": dict(self._data)}
+        if file.exists():
+            theirs = json.loads(file.read_text())
+            theirs["options"]["steps"] = self._options.steps
+            if theirs != mine:
+                raise InvalidArgumentError(
+                    [FieldViolation("out", f"{self._folder} holds a run with other options; choose another folder")]
+                )
+        file.write_text(json.dumps(mine, indent=1))
+
+    def _save(self) -> None:
+        state = {f"model.{name}": value.detach() for name, value in trained_tensors(self._model).items()}
+        names = {id(value): name for name, value in self._parameters().items()}
+        for parameter, slots in self._optimizer.state.items():
+            state |= {f"optimizer.{slot}.{names[id(parameter)]}": value for slot, value in slots.items()}
+        state |= {f"queue.{name}": value for name, value in self._queue.state().items()}
+        state["step"] = torch.tensor(self._step)
+        scratch = self._state_file.with_suffix(".partial")
+        save_file({name: value.contiguous() for name, value in state.items()}, scratch)
+        scratch.replace(self._state_file)
+
+    def _restore(self) -> None:
+        state = load_file(self._state_file)
+        self._step = int(state["step"])
+        with torch.no_grad():
+            for name, value in trained_tensors(self._model).items():
+                value.copy_(state[f"model.{name}"])
+        for name, parameter in self._parameters().items():
+            slots = ("step", "exp_avg", "exp_avg_sq")
+            if f"optimizer.step.{name}" in state:
+                self._optimizer.state[parameter] = {slot: state[f"optimizer.{slot}.{name}"] for slot in slots}
+        self._queue.restore({name: state[f"queue.{name}"] for name in ("keys", "indices", "next")})
+        print(f"resumed at step {self._step} from {self._state_file}", flush=True)
+
+    def _write_checkpoint(self) -> str:
+        encoder, llm = self._identities
+        training = {**self._options.model_dump(), "data": dict(self._data)}
+        config = CheckpointConfig(encoder=encoder, llm=llm, sizes=self._model.sizes, training=training)
+        return save_checkpoint(self._folder / "recipe.safetensors", self._model, config)

@@ -1,0 +1,294 @@
+"""The `recipe` command: run the stack, publish facts, ask questions, train and evaluate."""
+
+import asyncio
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from pydantic import ValidationError
+from rich.console import Console
+
+from recipe_client import tables
+from recipe_client.client import DEFAULT_GENERATOR, DEFAULT_RETRIEVER, RecipeClient
+from recipe_client.publishing import DEFAULT_KAFKA, DEFAULT_TOPIC, PublishedEvent, Publisher, complete
+from recipe_common.errors import FieldViolation, InvalidArgumentError, RecipeError
+from recipe_trainer.commands import eval_app, train
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Live knowledge updates for large language models: publish a fact, and every answer knows it.",
+)
+app.command()(train)
+app.add_typer(eval_app, name="eval")
+
+Kafka = Annotated[str, typer.Option(envvar="RECIPE_KAFKA", help="Bootstrap servers of the broker.")]
+Topic = Annotated[str, typer.Option(envvar="RECIPE_TOPIC", help="Topic of the knowledge updates.")]
+Retriever = Annotated[str, typer.Option(envvar="RECIPE_RETRIEVER", help="Address of the retriever.")]
+Generator = Annotated[str, typer.Option(envvar="RECIPE_GENERATOR", help="Address of the generator.")]
+Namespace = Annotated[str, typer.Option(help="The base of knowledge to use.")]
+Tokens = Annotated[int, typer.Option(min=0, help="Tokens to generate at most; 0 is the server's default.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Return only when answers know the change.")]
+Timeout = Annotated[float, typer.Option(min=0, help="Seconds that --wait waits at most.")]
+
+
+@app.command()
+def up(
+    kafka: Annotated[
+        str | None, typer.Option(help="Bootstrap servers of a Kafka broker, in place of the one in memory.")
+    ] = None,
+    kafka_port: Annotated[int, typer.Option(help="Port of the broker in memory; 0 takes a free one.")] = 9092,
+    retriever_port: Annotated[int, typer.Option(help="gRPC port of the retriever; 0 takes a free one.")] = 50051,
+    generator_port: Annotated[int, typer.Option(help="gRPC port of the generator; 0 takes a free one.")] = 50052,
+    metrics_port: Annotated[
+        int,
+        typer.Option(help="First of three ports for /metrics: encoder, retriever, generator; 0 takes free ones."),
+    ] = 9101,
+    checkpoint: Annotated[Path | None, typer.Option(help="RECIPE checkpoint; the shipped one if not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the whole product in this process, on 127.0.0.1, until Ctrl-C."""
+    from recipe_client import embedded  # noqa: PLC0415 (torch takes seconds; --help need not wait)
+
+    ports = (0, 0, 0) if metrics_port == 0 else (metrics_port, metrics_port + 1, metrics_port + 2)
+    options = embedded.EmbeddedOptions(kafka, kafka_port, retriever_port, generator_port, ports, checkpoint)
+
+    def ready(addresses: embedded.Addresses) -> None:
+        if as_json:
+            print(json.dumps(tables.address_dict(addresses)), flush=True)
+        else:
+            Console().print(tables.addresses(addresses))
+
+    asyncio.run(embedded.run_until_stopped(options, _progress, ready))
+
+
+@app.command()
+def publish(
+    fact_id: Annotated[str | None, typer.Argument(help="Id of the fact; a later event of the id replaces it.")] = None,
+    prompt: Annotated[str, typer.Option(help="Question or beginning of a sentence that --answer completes.")] = "",
+    answer: Annotated[str, typer.Option(help="The new answer to --prompt.")] = "",
+    statement: Annotated[str, typer.Option(help="The fact as a sentence, in place of --prompt and --answer.")] = "",
+    subject: Annotated[str, typer.Option(help="What the fact is about.")] = "",
+    alias: Annotated[list[str] | None, typer.Option(help="Another name of the subject. Repeatable.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE kept with the fact. Repeatable.")] = None,
+    valid_from: Annotated[
+        datetime | None, typer.Option(formats=tables.TIME_FORMATS, help="First instant, UTC.")
+    ] = None,
+    valid_until: Annotated[
+        datetime | None,
+        typer.Option(formats=tables.TIME_FORMATS, help="First instant it no longer holds, UTC."),
+    ] = None,
+    revision: Annotated[int, typer.Option(min=0, help="Version of the fact; 0 lets the log's order decide.")] = 0,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="JSON lines, each a KnowledgeUpdate; nothing is sent if one line is wrong."),
+    ] = None,
+    namespace: Namespace = "default",
+    wait: Wait = False,
+    timeout: Timeout = 30.0,
+    kafka: Kafka = DEFAULT_KAFKA,
+    topic: Topic = DEFAULT_TOPIC,
+    retriever: Retriever = DEFAULT_RETRIEVER,
+    as_json: Json = False,
+) -> None:
+    """Publish one fact, or a file of events."""
+    if (file is None) == (fact_id is None):
+        raise InvalidArgumentError([FieldViolation("fact_id", "give either a fact id or --file")])
+    if file is not None:
+        events = _read_events(file)
+    else:
+        upsert = {
+            "statement": statement,
+            "prompt": prompt,
+            "answer": answer,
+            "subject": subject,
+            "aliases": alias or [],
+            "labels": _labels(label or []),
+            "valid_from": tables.rfc3339(valid_from),
+            "valid_until": tables.rfc3339(valid_until),
+        }
+        events = [complete({"namespace": namespace, "fact_id": fact_id, "revision": revision, "upsert": upsert})]
+    _publish(events, kafka, topic, retriever, timeout if wait else None, as_json)
+
+
+@app.command()
+def retract(
+    fact_id: Annotated[str, typer.Argument(help="Id of the fact.")],
+    reason: Annotated[str, typer.Option(help="Why it no longer holds.")] = "",
+    revision: Annotated[int, typer.Option(min=0, help="Version of the fact; 0 lets the log's order decide.")] = 0,
+    namespace: Namespace = "default",
+    wait: Wait = False,
+    timeout: Timeout = 30.0,
+    kafka: Kafka = DEFAULT_KAFKA,
+    topic: Topic = DEFAULT_TOPIC,
+    retriever: Retriever = DEFAULT_RETRIEVER,
+    as_json: Json = False,
+) -> None:
+    """Withdraw a fact: answers no longer use it."""
+    event = {"namespace": namespace, "fact_id": fact_id, "revision": revision, "retract": {"reason": reason}}
+    _publish([complete(event)], kafka, topic, retriever, timeout if wait else None, as_json)
+
+
+@app.command()
+def ask(
+    prompt: Annotated[str, typer.Argument(help="Question or text to continue.")],
+    knowledge: Annotated[bool, typer.Option(help="Whether stored knowledge may be used.")] = True,
+    answer_unedited: Annotated[
+        bool, typer.Option(help="Answer without knowledge, marked degraded, when the retriever is down.")
+    ] = False,
+    max_new_tokens: Tokens = 0,
+    namespace: Namespace = "default",
+    generator: Generator = DEFAULT_GENERATOR,
+    as_json: Json = False,
+) -> None:
+    """Ask the LLM, and see which knowledge went into the answer."""
+    with RecipeClient(generator=generator) as client:
+        answer = client.ask(
+            prompt,
+            namespace=namespace,
+            knowledge=knowledge,
+            answer_unedited=answer_unedited,
+            max_new_tokens=max_new_tokens,
+        )
+    if as_json:
+        _print_json(_message(answer))
+    else:
+        Console().print(tables.answer(prompt, answer))
+
+
+@app.command()
+def compare(
+    prompt: Annotated[str, typer.Argument(help="Question or text to continue.")],
+    max_new_tokens: Tokens = 0,
+    namespace: Namespace = "default",
+    generator: Generator = DEFAULT_GENERATOR,
+    as_json: Json = False,
+) -> None:
+    """Ask the LLM twice, with and without knowledge."""
+    with RecipeClient(generator=generator) as client:
+        both = client.compare(prompt, namespace=namespace, max_new_tokens=max_new_tokens)
+    if as_json:
+        _print_json(_message(both))
+    else:
+        Console().print(tables.comparison(prompt, both))
+
+
+@app.command()
+def facts(
+    fact_id: Annotated[str | None, typer.Argument(help="Show this fact only, retracted or not.")] = None,
+    retracted: Annotated[bool, typer.Option(help="List retracted facts too.")] = False,
+    namespace: Namespace = "default",
+    retriever: Retriever = DEFAULT_RETRIEVER,
+    as_json: Json = False,
+) -> None:
+    """List what is stored."""
+    with RecipeClient(retriever=retriever) as client:
+        if fact_id is not None:
+            found = [client.fact(fact_id, namespace=namespace)]
+        else:
+            found = list(client.facts(namespace=namespace, include_retracted=retracted))
+    if as_json:
+        _print_json([_message(fact) for fact in found])
+    else:
+        Console().print(tables.facts(found, namespace))
+
+
+@app.command()
+def demo(
+    json_out: Annotated[Path | None, typer.Option("--json", help="Also write all results to this file.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="RECIPE checkpoint; the shipped one if not given.")] = None,
+) -> None:
+    """Start everything, publish the sample facts, and show each question before and after."""
+    from recipe_client.demo import run_demo  # noqa: PLC0415 (torch takes seconds; --help need not wait)
+
+    result = asyncio.run(run_demo(checkpoint, _progress))
+    Console().print(tables.demo(result))
+    if json_out is not None:
+        json_out.write_text(json.dumps(tables.demo_dict(result), indent=1, ensure_ascii=False) + "\n")
+    if problems := result.pipeline_problems:
+        raise RecipeError("the pipeline failed: " + "; ".join(problems))
+
+
+def main() -> None:
+    """Run the command; whatever goes wrong is one line on stderr that names the fix."""
+    try:
+        app()
+    except (RecipeError, ValidationError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _publish(
+    events: list[dict[str, Any]], kafka: str, topic: str, retriever: str, wait: float | None, as_json: bool
+) -> None:
+    with Publisher(kafka, topic) as publisher:
+        published = [publisher.publish(event) for event in events]
+    if wait is not None:
+        with RecipeClient(retriever=retriever) as client:
+            for event in published:
+                client.wait_until_applied(event, wait)
+    if as_json:
+        _print_json([tables.published_dict(event, applied=wait is not None) for event in published])
+    else:
+        Console().print(_published_line(published, applied=wait is not None))
+
+
+def _published_line(published: list[PublishedEvent], applied: bool) -> str:
+    last = published[-1]
+    what = f"{last.namespace}/{last.fact_id}" if len(published) == 1 else f"{len(published)} events"
+    where = f"{last.topic}/{last.partition}/{last.offset}"
+    return f"published {what} at {where}" + (", and answers follow it now" if applied else "")
+
+
+def _read_events(file: Path) -> list[dict[str, Any]]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgumentError([FieldViolation("file", f"{file} cannot be read: {error}")]) from error
+    events, wrong = [], []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                events.append(complete(_json_object(line)))
+            except InvalidArgumentError as error:
+                wrong += [FieldViolation(f"{file}:{number}: {v.field}", v.description) for v in error.violations]
+    if not events and not wrong:
+        wrong = [FieldViolation("file", f"{file} holds no event")]
+    if wrong:
+        raise InvalidArgumentError(wrong)
+    return events
+
+
+def _json_object(line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InvalidArgumentError([FieldViolation("event", f"is not JSON: {error}")]) from error
+    if not isinstance(value, dict):
+        raise InvalidArgumentError([FieldViolation("event", "must be a JSON object")])
+    return value
+
+
+def _labels(items: list[str]) -> dict[str, str]:
+    pairs = [item.partition("=") for item in items]
+    if wrong := [key for key, separator, _ in pairs if not separator or not key]:
+        raise InvalidArgumentError([FieldViolation("label", f"{wrong[0]!r} is not KEY=VALUE")])
+    return {key: value for key, _, value in pairs}
+
+
+def _message(message: Message) -> dict[str, Any]:
+    return MessageToDict(message, preserving_proto_field_name=True)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,145 @@
+"""Calls to the retriever and the generator, with domain errors in place of gRPC's."""
+
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import grpc
+
+from recipe_client.publishing import PublishedEvent
+from recipe_common.errors import DeadlineExceededError, FailedPreconditionError, NotFoundError
+from recipe_common.grpc_errors import to_domain_error
+from recipe_protos.generator.v1 import generator_pb2, generator_pb2_grpc
+from recipe_protos.retriever.v1 import retriever_pb2, retriever_pb2_grpc
+
+DEFAULT_RETRIEVER: Final = "127.0.0.1:50051"
+DEFAULT_GENERATOR: Final = "127.0.0.1:50052"
+_POLL_SECONDS: Final = 0.02
+
+Message = TypeVar("Message")
+
+
+class RecipeClient:
+    """A client of one deployment. Every call raises a RecipeError whose message names the fix."""
+
+    def __init__(
+        self,
+        retriever: str = DEFAULT_RETRIEVER,
+        generator: str = DEFAULT_GENERATOR,
+        *,
+        timeout_seconds: float = 60.0,
+    ) -> None:
+        self._timeout = timeout_seconds
+        self._channels = [grpc.insecure_channel(retriever), grpc.insecure_channel(generator)]
+        self._retriever = retriever_pb2_grpc.RetrieverServiceStub(self._channels[0])
+        self._generator = generator_pb2_grpc.GeneratorServiceStub(self._channels[1])
+        self._addresses = f"retriever {retriever}, generator {generator}"
+
+    def ask(
+        self,
+        prompt: str,
+        *,
+        namespace: str = "",
+        knowledge: bool = True,
+        answer_unedited: bool = False,
+        max_new_tokens: int = 0,
+    ) -> generator_pb2.GenerateResponse:
+        """Continue a text, with knowledge unless told otherwise.
+
+        `answer_unedited` accepts an answer without knowledge, marked degraded, when the retriever is down.
+        `max_new_tokens` 0 is the server's default.
+        """
+        mode = generator_pb2.KNOWLEDGE_MODE_ON if knowledge else generator_pb2.KNOWLEDGE_MODE_OFF
+        request = generator_pb2.GenerateRequest(
+            namespace=namespace,
+            prompt=prompt,
+            knowledge=mode,
+            on_retriever_failure=_policy(answer_unedited),
+            max_new_tokens=max_new_tokens,
+        )
+        return self._call(lambda: self._generator.Generate(request, timeout=self._timeout))
+
+    def compare(self, prompt: str, *, namespace: str = "", max_new_tokens: int = 0) -> generator_pb2.CompareResponse:
+        """Continue a text with and without knowledge."""
+        request = generator_pb2.CompareRequest(namespace=namespace, prompt=prompt, max_new_tokens=max_new_tokens)
+        return self._call(lambda: self._generator.Compare(request, timeout=self._timeout))
+
+    def retrieve(self, query: str, *, namespace: str = "") -> retriever_pb2.RetrieveResponse:
+        """The retriever's decision about a query."""
+        request = retriever_pb2.RetrieveRequest(namespace=namespace, query=query)
+        return self._call(lambda: self._retriever.Retrieve(request, timeout=self._timeout))
+
+    def fact(self, fact_id: str, *, namespace: str = "") -> retriever_pb2.Fact:
+        """One stored fact, which may be retracted. Raises NotFoundError."""
+        request = retriever_pb2.GetFactRequest(namespace=namespace, fact_id=fact_id)
+        return self._call(lambda: self._retriever.GetFact(request, timeout=self._timeout)).fact
+
+    def facts(self, *, namespace: str = "", include_retracted: bool = False) -> Iterator[retriever_pb2.Fact]:
+        """All facts of a namespace."""
+        request = retriever_pb2.ListFactsRequest(namespace=namespace, include_retracted=include_retracted)
+        while True:
+            page = self._call(lambda: self._retriever.ListFacts(request, timeout=self._timeout))
+            yield from page.facts
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def wait_until_applied(self, event: PublishedEvent, timeout_seconds: float) -> retriever_pb2.Fact:
+        """Wait until the store has applied a published event: until then answers do not know it.
+
+        Raises FailedPreconditionError if the store holds a higher revision, which the event will never replace,
+        and DeadlineExceededError if it is not applied in time.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while time.monotonic() < deadline:
+            fact = self._fact_or_none(event)
+            if fact is not None and _applied(fact, event):
+                return fact
+            if fact is not None and 0 < event.revision < fact.revision:
+                raise FailedPreconditionError(
+                    f"revision: {event.fact_id} is stored with revision {fact.revision}, so revision "
+                    f"{event.revision} is ignored; publish a higher one"
+                )
+            time.sleep(_POLL_SECONDS)
+        raise DeadlineExceededError(
+            f"{event.namespace}/{event.fact_id} was published at {event.topic}/{event.partition}/{event.offset} but "
+            f"not applied within {timeout_seconds:g} s; is the encoder running, and is the event in {event.topic}.dlq?"
+        )
+
+    def close(self) -> None:
+        """Disconnect."""
+        for channel in self._channels:
+            channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _fact_or_none(self, event: PublishedEvent) -> retriever_pb2.Fact | None:
+        try:
+            return self.fact(event.fact_id, namespace=event.namespace)
+        except NotFoundError:
+            return None
+
+    def _call(self, call: Callable[[], Message]) -> Message:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            raise to_domain_error(error, self._addresses) from error
+
+
+def _applied(fact: retriever_pb2.Fact, event: PublishedEvent) -> bool:
+    position = fact.position
+    same_log = (position.topic, position.partition) == (event.topic, event.partition)
+    return same_log and position.offset >= event.offset
+
+
+def _policy(answer_unedited: bool) -> generator_pb2.RetrieverFailurePolicy.ValueType:
+    if answer_unedited:
+        return generator_pb2.RETRIEVER_FAILURE_POLICY_ANSWER_UNEDITED
+    return generator_pb2.RETRIEVER_FAILURE_POLICY_FAIL

@@ -1,0 +1,36 @@
+"""Rules for the fields that requests of several services share."""
+
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from recipe_common.errors import FieldViolation, InvalidArgumentError
+from recipe_common.knowledge_update import FACT_ID, NAMESPACE, violations
+
+MAX_TEXT_CHARACTERS: Final = 32_000
+
+
+def check_namespace(namespace: str) -> str:
+    """The namespace a request means; empty means "default". Raises InvalidArgumentError."""
+    return _checked(NAMESPACE, "namespace", namespace)
+
+
+def check_fact_id(fact_id: str) -> str:
+    """The id, if events may carry it. Raises InvalidArgumentError."""
+    return _checked(FACT_ID, "fact_id", fact_id)
+
+
+def require_text(field: str, text: str) -> str:
+    """The text, if there is one and it is not too long to handle. Raises InvalidArgumentError."""
+    if not text.strip():
+        raise InvalidArgumentError([FieldViolation(field, "must not be empty")])
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise InvalidArgumentError([FieldViolation(field, f"must have at most {MAX_TEXT_CHARACTERS} characters")])
+    return text
+
+
+def _checked(rule: TypeAdapter[str], field: str, value: str) -> str:
+    try:
+        return rule.validate_python(value)
+    except ValidationError as error:
+        raise InvalidArgumentError(violations(error, field)) from error

@@ -1,0 +1,82 @@
+"""RECIPE at inference: statements to keys and prompts, questions to queries and their sentinel score."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from recipe_common.errors import FieldViolation, InvalidArgumentError
+from recipe_model.checkpoint import build_model, read_checkpoint
+from recipe_model.networks import RecipeModel
+from recipe_model.pretrained import DEFAULT_ENCODER, load_text_encoder
+
+Float32 = npt.NDArray[np.float32]
+Float16 = npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True, slots=True)
+class QueryVector:
+    """A question as retrieval sees it."""
+
+    vector: Float32  # r~_q [R]
+    sentinel_similarity: float  # r~_q . r_Theta, the threshold a fact must exceed
+
+
+class RecipeEditor:
+    """The trained networks, ready to encode facts and queries; threads may share them."""
+
+    def __init__(self, model: RecipeModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int, version: str) -> None:
+        self.model_version = version
+        self.key_size = model.sizes.representation
+        self.prompt_shape = (model.sizes.prompt_tokens, model.sizes.llm_hidden)
+        self._model = model
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
+        with torch.inference_mode():
+            self._sentinel = model.sentinel()
+
+    @classmethod
+    def load(cls, checkpoint: Path | None = None, encoder_id: str = DEFAULT_ENCODER) -> "RecipeEditor":
+        """Load a checkpoint (default: the shipped one) and join it to its encoder.
+
+        Raises CheckpointError or ModelUnavailableError, each with the reason and the fix.
+        """
+        verified = read_checkpoint(checkpoint)
+        encoder = load_text_encoder(encoder_id)
+        model = build_model(verified, encoder)
+        return cls(model, encoder.tokenizer, encoder.max_tokens, verified.model_version)
+
+    def encode(self, statements: Sequence[str]) -> tuple[Float32, Float16]:
+        """Encode knowledge statements: keys r_k [b, R] and continuous prompts p_k [b, l, d].
+
+        Raises InvalidArgumentError for a statement that is longer than the encoder can read: cutting it would
+        store a fact nobody published.
+        """
+        with torch.inference_mode():
+            keys = self._model.keys(self._features(statements, "statement"))
+            return keys.numpy(), self._model.prompts(keys).to(torch.float16).numpy()
+
+    def query(self, questions: Sequence[str]) -> list[QueryVector]:
+        """Encode questions. Raises InvalidArgumentError for one that is longer than the encoder can read."""
+        with torch.inference_mode():
+            queries = self._model.queries(self._features(questions, "query"))
+            scores = queries @ self._sentinel  # [b]
+        return [QueryVector(vector, float(score)) for vector, score in zip(queries.numpy(), scores, strict=True)]
+
+    def _features(self, texts: Sequence[str], field: str) -> Tensor:
+        tokens = self._tokenizer(list(texts), padding=True, return_tensors="pt")
+        if (length := tokens["input_ids"].shape[1]) > self._max_tokens:
+            raise InvalidArgumentError(
+                [
+                    FieldViolation(
+                        field,
+                        f"is {length} tokens long, at most {self._max_tokens} can be encoded; shorten it",
+                    )
+                ]
+            )
+        return self._model.features(tokens["input_ids"], tokens["attention_mask"])

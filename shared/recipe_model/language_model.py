@@ -1,0 +1,139 @@
+"""The frozen LLM, fed with [continuous prompt; word embeddings] (arXiv 2405.03279, section 3.3).
+
+For rotary positions f_llm(p ++ emb(q)) is exactly `inputs_embeds = [p; emb(q)]`: positions are relative, so
+the prefix shifts nothing. Without a prompt the LLM gets its token ids and is the unedited model to the last
+bit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Event
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+
+from recipe_model.identity import ModelIdentity, identify
+from recipe_model.pretrained import DEFAULT_LLM, Precision, load_causal_lm
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What the LLM wrote."""
+
+    text: str
+    prompt_tokens: int  # of the text, without the continuous prompt's l pseudo-tokens
+    generated_tokens: int  # without an end-of-text token
+    ended: bool  # True when the model itself ended the text
+
+
+class _Cancelled(StoppingCriteria):
+    def __init__(self, event: Event) -> None:
+        self._event = event
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
+        return torch.full((len(input_ids),), self._event.is_set(), device=input_ids.device)
+
+
+class LanguageModel:
+    """A frozen rotary-position causal LM with its tokenizer."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, identity: ModelIdentity) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.identity = identity
+
+    @classmethod
+    def load(cls, model_id: str = DEFAULT_LLM, precision: Precision = "auto") -> "LanguageModel":
+        """Load by id; raises ModelUnavailableError naming the fix."""
+        model, tokenizer = load_causal_lm(model_id, precision)
+        return cls(model, tokenizer, identify(model_id, model))
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest sequence, in tokens, that the LLM was trained for."""
+        return int(self.model.config.max_position_embeddings)
+
+    def token_ids(self, text: str) -> list[int]:
+        """The text's token ids, with whatever the tokenizer puts in front of every text."""
+        return list(self.tokenizer(text)["input_ids"])
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Token ids of an answer that continues a question: with a leading space, nothing in front."""
+        return list(self.tokenizer(f" {answer.strip()}", add_special_tokens=False)["input_ids"])
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Word embeddings: ids [...] to [..., d]."""
+        return self.model.get_input_embeddings()(ids)  # type: ignore[no-any-return]
+
+    def words(self) -> Tensor:
+        """The word embeddings [v, d], in float32."""
+        weight: Tensor = cast("Any", self.model.get_input_embeddings()).weight
+        return weight.detach().float()
+
+    def logits(self, prompt: Tensor | None, ids: Sequence[int]) -> Tensor:
+        """Next-token logits [t, v] for one sequence of t tokens behind an optional prompt [l, d]."""
+        with torch.inference_mode():
+            output = self.model(**self._inputs(prompt, ids)).logits[0]
+        return output[-len(ids) :]  # type: ignore[no-any-return]
+
+    def generate(
+        self, prompt: Tensor | None, text: str, max_new_tokens: int, cancelled: Event | None = None
+    ) -> Generation:
+        """Continue `text` greedily behind an optional continuous prompt [l, d].
+
+        Setting `cancelled` ends it after the token it is at.
+        """
+        ids = self.token_ids(text)
+        criteria = [] if cancelled is None else [_Cancelled(cancelled)]
+        with torch.inference_mode():
+            output = self._continue(max_new_tokens, criteria, **self._inputs(prompt, ids))[0].tolist()
+        # With embeddings as input transformers returns the new tokens alone, with ids it repeats the input.
+        new = output if prompt is not None else output[len(ids) :]
+        ended = bool(new) and new[-1] in self._end_ids()
+        text = str(self.tokenizer.decode(new, skip_special_tokens=True))
+        return Generation(text, len(ids), len(new) - ended, ended)
+
+    def generate_batch(self, prompts: Sequence[Tensor | None], texts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Continue many texts greedily at once, each behind its own optional prompt [l, d].
+
+        For offline work: padding changes the order of additions, so a token can differ from `generate` where
+        two are equally likely.
+        """
+        rows = [self._inputs(prompt, self.token_ids(text)) for prompt, text in zip(prompts, texts, strict=True)]
+        words = [row["inputs_embeds"] if "inputs_embeds" in row else self.embed(row["input_ids"]) for row in rows]
+        longest = max(row.shape[1] for row in words)
+        padding = [longest - row.shape[1] for row in words]
+        embeddings = torch.cat([functional.pad(row, (0, 0, left, 0)) for row, left in zip(words, padding, strict=True)])
+        mask = torch.tensor([[0] * left + [1] * (longest - left) for left in padding], device=embeddings.device)
+        with torch.inference_mode():
+            output = self._continue(max_new_tokens, [], inputs_embeds=embeddings, attention_mask=mask)
+        return list(self.tokenizer.batch_decode(output, skip_special_tokens=True))
+
+    def _continue(self, max_new_tokens: int, stopping_criteria: Sequence[StoppingCriteria], **inputs: Tensor) -> Tensor:
+        # The declared type of the model knows of no `generate`.
+        model = cast("Any", self.model)
+        tokens = model.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            stopping_criteria=StoppingCriteriaList(stopping_criteria),
+        )
+        return cast("Tensor", tokens)
+
+    def _end_ids(self) -> list[int]:
+        """The tokens that end a text; a model may have several."""
+        ids = cast("Any", self.model).generation_config.eos_token_id
+        return list(ids) if isinstance(ids, list) else [ids]
+
+    def _inputs(self, prompt: Tensor | None, ids: Sequence[int]) -> dict[str, Tensor]:
+        tokens = torch.tensor([list(ids)], device=self.model.device)  # [1, t]
+        if prompt is None:
+            return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        words = self.embed(tokens)
+        prefix = prompt.to(words).unsqueeze(0)  # [1, l, d]
+        embeddings = torch.cat([prefix, words], dim=1)
+        mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=tokens.device)
+        return {"inputs_embeds": embeddings, "attention_mask": mask}

@@ -1,0 +1,134 @@
+"""The trainable networks of RECIPE (arXiv 2405.03279, section 3), named and shaped as in the paper.
+
+    r_k     = MLP_K(pool(f_rm(k)))      knowledge representation, the key that is searched     [R]
+    r~_q    = MLP_Q(pool(f_rm(q)))      query representation                                   [R]
+    p_k     = MLP_P(r_k)                continuous prompt in the LLM's embedding space         [l, d]
+    r_Theta = MLP_K(pool(f_rm(Theta)))  knowledge sentinel, Theta = c trainable pseudo-tokens  [R]
+
+A query hits the fact j = argmax_j r~_q . r_kj exactly when r~_q . r_kj > r~_q . r_Theta.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeSizes:
+    """Sizes that fix every tensor shape of a RecipeModel."""
+
+    encoder_hidden: int  # h
+    llm_hidden: int  # d
+    representation: int = 1024  # R
+    prompt_tokens: int = 8  # l
+    sentinel_tokens: int = 10  # c
+
+
+class RepresentationHead(nn.Module):
+    """MLP_K and MLP_Q: x = W1 h + b1, r = x + ReLU(W2 x + b2). Features [b, 3h] to representations [b, R]."""
+
+    def __init__(self, features: int, representation: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(features, representation)
+        self.refine = nn.Linear(representation, representation)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.project(features)
+        return x + torch.relu(self.refine(x))  # type: ignore[no-any-return]
+
+
+class PromptHead(nn.Module):
+    """MLP_P: y = n + ReLU(A n), p = p_0 + s B y, n the standardised r_k. Keys [b, R] to continuous prompts [b, l, d].
+
+    Beyond the paper, r_k is standardised per component (running statistics at inference), p_0 is a learnt prompt
+    common to all facts, and s is a fixed scale. The contrastive losses give all keys a large component in common; left
+    in, it swells the prompts to a hundred times the scale of words, where the LLM's gradient vanishes.
+    """
+
+    standardise: nn.BatchNorm1d
+    scale: Tensor
+
+    def __init__(self, sizes: RecipeSizes) -> None:
+        super().__init__()
+        self.standardise = nn.BatchNorm1d(sizes.representation, affine=False)
+        self.refine = nn.Linear(sizes.representation, sizes.representation, bias=False)
+        self.project = nn.Linear(sizes.representation, sizes.prompt_tokens * sizes.llm_hidden, bias=False)
+        self.common = nn.Parameter(torch.zeros(sizes.prompt_tokens, sizes.llm_hidden))
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, keys: Tensor) -> Tensor:
+        n = self.standardise(keys)
+        y = n + torch.relu(self.refine(n))
+        own: Tensor = self.scale * self.project(y)
+        return self.common + own.reshape(-1, *self.common.shape)
+
+
+def pool(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Concatenate max, min and mean over the unmasked tokens: hidden [b, t, h], mask [b, t] to [b, 3h]."""
+    padding = ~mask.bool().unsqueeze(-1)
+    infinity = torch.finfo(hidden.dtype).max
+    highest = hidden.masked_fill(padding, -infinity).amax(dim=1)
+    lowest = hidden.masked_fill(padding, infinity).amin(dim=1)
+    mean = hidden.masked_fill(padding, 0).sum(dim=1) / mask.sum(dim=1, keepdim=True).to(hidden.dtype)
+    return torch.cat([highest, lowest, mean], dim=-1)
+
+
+class RecipeModel(nn.Module):
+    """All that RECIPE trains: the text encoder f_rm, its three heads and the sentinel's pseudo-tokens Theta.
+
+    The encoder's word embeddings stay frozen: a checkpoint then holds only what training changed, and words
+    that training never saw keep the place pre-training gave them.
+    """
+
+    def __init__(self, encoder: PreTrainedModel, sizes: RecipeSizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.encoder = encoder
+        self.encoder.get_input_embeddings().requires_grad_(False)
+        self.key_head = RepresentationHead(3 * sizes.encoder_hidden, sizes.representation)
+        self.query_head = RepresentationHead(3 * sizes.encoder_hidden, sizes.representation)
+        self.prompt_head = PromptHead(sizes)
+        self.sentinel_tokens = nn.Parameter(self._random_words(sizes.sentinel_tokens))
+
+    def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """pool(f_rm(.)): token ids and mask [b, t] to features [b, 3h]."""
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return pool(hidden.float(), attention_mask)
+
+    def keys(self, features: Tensor) -> Tensor:
+        """r_k: features [b, 3h] of knowledge statements to keys [b, R]."""
+        return self.key_head(features)  # type: ignore[no-any-return]
+
+    def queries(self, features: Tensor) -> Tensor:
+        """r~_q: features [b, 3h] of questions to query representations [b, R]."""
+        return self.query_head(features)  # type: ignore[no-any-return]
+
+    def prompts(self, keys: Tensor) -> Tensor:
+        """p_k: keys [b, R] to continuous prompts [b, l, d]."""
+        return self.prompt_head(keys)  # type: ignore[no-any-return]
+
+    def sentinel(self) -> Tensor:
+        """r_Theta [R], from the pseudo-tokens through encoder and MLP_K."""
+        tokens = self.sentinel_tokens.unsqueeze(0)  # [1, c, h]
+        mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
+        hidden = self.encoder(inputs_embeds=tokens, attention_mask=mask).last_hidden_state
+        return self.keys(pool(hidden.float(), mask)).squeeze(0)
+
+    def start_prompts(self, words: Tensor, typical_keys: Tensor) -> None:
+        """Start the prompts among the LLM's word embeddings `words` [v, d], in place and in scale.
+
+        p_0 becomes l random words; the part that depends on the fact gets the words' root mean square, measured on
+        `typical_keys` [b, R].
+        """
+        with torch.no_grad():
+            rms = self.prompts(typical_keys).square().mean().sqrt()
+            self.prompt_head.scale.copy_(words.square().mean().sqrt() / rms)
+            self.prompt_head.common.copy_(words[torch.randint(len(words), (self.sizes.prompt_tokens,))])
+
+    def _random_words(self, count: int) -> Tensor:
+        words = cast("Tensor", self.encoder.get_input_embeddings().weight)
+        rows = torch.randint(len(words), (count,))
+        return words[rows].detach().float().clone()

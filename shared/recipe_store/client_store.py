@@ -1,0 +1,237 @@
+"""The knowledge base in Qdrant: a server through its client, or the client's local mode.
+
+One collection holds the keys of one model version; an alias names the collection that is live.
+"""
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Final
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import QdrantClient, models
+from qdrant_client.common.client_exceptions import QdrantException
+from qdrant_client.http.exceptions import ApiException
+
+from recipe_common.errors import FieldViolation, InvalidArgumentError
+from recipe_common.grpc_errors import describe_rpc_error
+from recipe_store.errors import StoreUnavailableError
+from recipe_store.filters import Condition, Equals, InRange, Where
+from recipe_store.payload import KEYWORD_FIELDS, ORDER_FIELDS, VALIDITY_FIELDS, Field, Payload
+from recipe_store.point_store import ConditionalPoint, PointStore
+from recipe_store.schema import StoreSchema
+
+LIVE_ALIAS: Final = "facts-live"
+IN_MEMORY: Final = ":memory:"
+
+# Up to this many facts are searched exactly; above, Qdrant builds its graph index.
+EXACT_FACTS: Final = 10_000
+
+_REFUSALS: Final = (grpc.RpcError, ApiException, QdrantException)
+_WITHOUT_PROMPT: Final = models.PayloadSelectorExclude(exclude=[Field.PROMPT.value])
+_COLLECTION_SAFE: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
+
+
+def open_client_store(
+    location: str,
+    model_version: str,
+    key_size: int,
+    prompt_shape: tuple[int, int],
+    *,
+    api_key: str | None = None,
+    grpc_port: int = 6334,
+    timeout_seconds: int = 5,
+) -> "ClientStore":
+    """Open the knowledge base at `location`: a server's URL, a directory for local mode, or ":memory:".
+
+    Raises `StoreUnavailableError` if the server does not answer and `FailedPreconditionError` if the model
+    version's collection was made for other sizes.
+    """
+    if location.startswith(("http://", "https://")):
+        client = QdrantClient(
+            url=location, api_key=api_key, grpc_port=grpc_port, prefer_grpc=True, timeout=timeout_seconds
+        )
+    elif location == IN_MEMORY:
+        client = QdrantClient(location)
+    else:
+        # The store's lock makes it safe to use local mode's SQLite connection from several threads.
+        client = QdrantClient(path=location, force_disable_check_same_thread=True)
+    return ClientStore(client, StoreSchema(model_version, key_size, prompt_shape))
+
+
+class ClientStore(PointStore):
+    """A `KnowledgeStore` in the collection of one model version, created if it does not exist."""
+
+    def __init__(self, client: QdrantClient, schema: StoreSchema) -> None:
+        super().__init__(schema)
+        options = client.init_options
+        self._client = client
+        self._location = options["url"] or options["host"] or options["path"] or options["location"]
+        self._local = options["path"] is not None or options["location"] == IN_MEMORY
+        # Local mode is plain Python without locks of its own.
+        self._turn: AbstractContextManager[Any] = threading.Lock() if self._local else nullcontext()
+        self._collection = _collection_name(schema.model_version)
+        with self._calling():
+            self._open_collection()
+
+    def live_model_version(self) -> str | None:
+        """The model version whose collection is live, or None if none is."""
+        with self._calling():
+            collection = self._live_collection()
+            metadata = None if collection is None else _metadata(self._client, collection)
+            return None if metadata is None else metadata["model_version"]
+
+    def make_live(self) -> None:
+        """Let the alias name this store's collection, in one step; call it when the collection is rebuilt."""
+        with self._calling():
+            self._point_alias()
+
+    def close(self) -> None:
+        with self._calling():
+            self._client.close()
+
+    def _upsert(self, points: Sequence[ConditionalPoint]) -> None:
+        operations = [
+            models.UpsertOperation(
+                upsert=models.PointsList(
+                    points=[models.PointStruct(id=point.id, vector=point.key.tolist(), payload=point.payload)],
+                    update_filter=_filter(point.replaces),
+                )
+            )
+            for point in points
+        ]
+        with self._calling():
+            self._client.batch_update_points(self._collection, operations, wait=True)
+
+    def _nearest(
+        self, query: NDArray[np.float32], where: Where, threshold: float | None, limit: int
+    ) -> list[tuple[float, Payload]]:
+        with self._calling():
+            response = self._client.query_points(
+                self._collection,
+                query=query.tolist(),
+                query_filter=_filter(where),
+                score_threshold=threshold,
+                limit=limit,
+                with_payload=True,
+            )
+        return [(point.score, point.payload or {}) for point in response.points]
+
+    def _fetch(self, ids: Sequence[str]) -> list[Payload]:
+        with self._calling():
+            records = self._client.retrieve(self._collection, ids, with_payload=_WITHOUT_PROMPT)
+        return [record.payload or {} for record in records]
+
+    def _page(self, where: Where, limit: int, first_id: str | None) -> tuple[list[Payload], str | None]:
+        with self._calling():
+            records, following = self._client.scroll(
+                self._collection,
+                scroll_filter=_filter(where),
+                limit=limit,
+                offset=first_id,
+                with_payload=_WITHOUT_PROMPT,
+            )
+        return [record.payload or {} for record in records], None if following is None else str(following)
+
+    def _count(self, where: Where) -> int:
+        with self._calling():
+            return self._client.count(self._collection, count_filter=_filter(where), exact=True).count
+
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        # Whatever a server refuses, the arguments were checked before, so the fault is the server's state or
+        # settings: the caller must wait for it to be put right, not drop its data.
+        try:
+            with self._turn:
+                yield
+        except _REFUSALS as error:
+            reason = describe_rpc_error(error) if isinstance(error, grpc.RpcError) else str(error)
+            raise StoreUnavailableError(
+                f"Qdrant at {self._location} does not work: {reason}; start it, or correct its URL or API key"
+            ) from error
+
+    def _open_collection(self) -> None:
+        if not self._client.collection_exists(self._collection):
+            self._create_collection()
+        if not self._local:  # local mode has no indexes
+            self._create_indexes()
+        self._schema.require_same(
+            _metadata(self._client, self._collection),
+            f"collection {self._collection!r} in Qdrant at {self._location}",
+            "delete that collection and rebuild it from the log",
+        )
+        if self._live_collection() is None:
+            self._point_alias()
+
+    def _create_collection(self) -> None:
+        exact_kilobytes = EXACT_FACTS * self.key_size * np.dtype(np.float32).itemsize // 1024
+        try:
+            self._client.create_collection(
+                self._collection,
+                vectors_config=models.VectorParams(size=self.key_size, distance=models.Distance.DOT),
+                optimizers_config=models.OptimizersConfigDiff(indexing_threshold=exact_kilobytes),
+                hnsw_config=models.HnswConfigDiff(full_scan_threshold=exact_kilobytes),
+                metadata=self._schema.to_json(),
+            )
+        except _REFUSALS:
+            # Another service may have created it at the same moment.
+            if not self._client.collection_exists(self._collection):
+                raise
+
+    def _create_indexes(self) -> None:
+        present = self._client.get_collection(self._collection).payload_schema
+        keyword, integer = models.KeywordIndexType.KEYWORD, models.IntegerIndexType.INTEGER
+        schemas: dict[Field, models.PayloadSchemaParams] = {
+            **{
+                field: models.KeywordIndexParams(type=keyword, is_tenant=field == Field.NAMESPACE)
+                for field in KEYWORD_FIELDS
+            },
+            **{
+                field: models.IntegerIndexParams(type=integer, lookup=field in ORDER_FIELDS, range=True)
+                for field in VALIDITY_FIELDS + ORDER_FIELDS
+            },
+        }
+        for field, schema in schemas.items():
+            if field.value not in present:
+                self._client.create_payload_index(self._collection, field.value, field_schema=schema)
+
+    def _live_collection(self) -> str | None:
+        aliases = self._client.get_aliases().aliases
+        return next((alias.collection_name for alias in aliases if alias.alias_name == LIVE_ALIAS), None)
+
+    def _point_alias(self) -> None:
+        create = models.CreateAlias(collection_name=self._collection, alias_name=LIVE_ALIAS)
+        delete = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=LIVE_ALIAS))
+        self._client.update_collection_aliases([delete, models.CreateAliasOperation(create_alias=create)])
+
+
+def _collection_name(model_version: str) -> str:
+    if not _COLLECTION_SAFE.fullmatch(model_version):
+        description = "must be 1 to 100 letters, digits, dots, dashes or underscores"
+        raise InvalidArgumentError([FieldViolation("model_version", description)])
+    return f"facts-{model_version}"
+
+
+def _metadata(client: QdrantClient, collection: str) -> dict[str, Any] | None:
+    return client.get_collection(collection).config.metadata or None
+
+
+def _filter(where: Where) -> models.Filter:
+    return models.Filter(
+        must=[_condition(condition) for condition in where.must] or None,
+        should=[_condition(condition) for condition in where.should] or None,
+        must_not=[_condition(condition) for condition in where.must_not] or None,
+    )
+
+
+def _condition(condition: Condition) -> models.Condition:
+    match condition:
+        case Equals(field, value):
+            return models.FieldCondition(key=field.value, match=models.MatchValue(value=value))
+        case InRange(field, lt, lte, gt):
+            return models.FieldCondition(key=field.value, range=models.Range(lt=lt, lte=lte, gt=gt))
+        case Where():
+            return _filter(condition)

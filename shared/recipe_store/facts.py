@@ -1,0 +1,66 @@
+"""Facts as the store knows them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class LogPosition:
+    """Where in the log an event stands."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One revision of one fact, without vectors.
+
+    `revision` is 0 or more; 0 says that the publisher does not count revisions and the log's order decides.
+    `statement` is the sentence that was encoded, "" on a retraction marker. The fact is valid from
+    `valid_from` (inclusive) until `valid_until` (exclusive), None meaning unbounded. Times carry a time zone
+    and are kept to the microsecond; the store gives them back in UTC.
+    """
+
+    namespace: str
+    fact_id: str
+    revision: int
+    statement: str
+    subject: str
+    aliases: tuple[str, ...]
+    valid_from: datetime | None
+    valid_until: datetime | None
+    labels: Mapping[str, str]
+    event_id: str
+    event_time: datetime
+    publisher: str
+    uri: str
+    position: LogPosition
+    retracted: bool = False
+    retract_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FactWrite:
+    """What the encoder hands to the store: a fact with its key r_k [R] and its prompt p_k [l, d].
+
+    Both are None exactly when the fact is retracted.
+    """
+
+    fact: Fact
+    key: NDArray[np.float32] | None
+    prompt: NDArray[np.float16] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One search result: the inner product of query and key, and the checked prompt p_k [l, d]."""
+
+    fact: Fact
+    similarity: float
+    prompt: NDArray[np.float16]

@@ -1,0 +1,115 @@
+"""Facts as Qdrant points: their ids and payloads."""
+
+import json
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from recipe_common.errors import FieldViolation, InvalidArgumentError
+from recipe_store.facts import Fact, FactWrite, LogPosition
+from recipe_store.prompt_codec import encode_prompt
+
+Payload = Mapping[str, Any]
+
+LIVE: Final = "live"
+RETRACTED: Final = "retracted"
+
+_POINT_IDS: Final = uuid.UUID("ce80ccbb-bc20-4900-9319-3a62bba0cd7c")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+class Field(StrEnum):
+    """Payload fields that filters use, and the prompt."""
+
+    NAMESPACE = "namespace"
+    STATE = "state"  # LIVE or RETRACTED; a keyword, because qdrant-edge 0.9 cannot filter on booleans
+    VALID_FROM = "valid_from_us"  # microseconds since 1970 UTC, null = unbounded
+    VALID_UNTIL = "valid_until_us"
+    REVISION_HIGH = "revision_high"  # revision >> 32
+    REVISION_LOW = "revision_low"  # revision & 0xffffffff
+    OFFSET = "offset"
+    PROMPT = "prompt"
+
+
+KEYWORD_FIELDS: Final = (Field.NAMESPACE, Field.STATE)
+VALIDITY_FIELDS: Final = (Field.VALID_FROM, Field.VALID_UNTIL)
+ORDER_FIELDS: Final = (Field.REVISION_HIGH, Field.REVISION_LOW, Field.OFFSET)
+
+
+def point_id(namespace: str, fact_id: str) -> str:
+    """UUIDv5 of the pair. Written as JSON, ("a", "b/c") and ("a/b", "c") stay two names."""
+    return str(uuid.uuid5(_POINT_IDS, json.dumps([namespace, fact_id])))
+
+
+def epoch_microseconds(moment: datetime, field: str) -> int:
+    """Microseconds since 1970 UTC; raises `InvalidArgumentError` naming `field` if there is no time zone."""
+    if moment.tzinfo is None:
+        raise InvalidArgumentError([FieldViolation(field, "must carry a time zone, for example UTC")])
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def revision_halves(revision: int) -> tuple[int, int]:
+    """The upper and lower 32 bits, each exact as a double, which a revision above 2**53 is not."""
+    return revision >> 32, revision & 0xFFFFFFFF
+
+
+def to_payload(write: FactWrite) -> dict[str, Any]:
+    """Everything the store keeps of a write but its key."""
+    fact = write.fact
+    high, low = revision_halves(fact.revision)
+    return {
+        Field.NAMESPACE.value: fact.namespace,
+        "fact_id": fact.fact_id,
+        "revision": fact.revision,
+        Field.REVISION_HIGH.value: high,
+        Field.REVISION_LOW.value: low,
+        "topic": fact.position.topic,
+        "partition": fact.position.partition,
+        Field.OFFSET.value: fact.position.offset,
+        Field.STATE.value: RETRACTED if fact.retracted else LIVE,
+        "retract_reason": fact.retract_reason,
+        "statement": fact.statement,
+        "subject": fact.subject,
+        "aliases": list(fact.aliases),
+        Field.VALID_FROM.value: _optional_microseconds(fact.valid_from, "valid_from"),
+        Field.VALID_UNTIL.value: _optional_microseconds(fact.valid_until, "valid_until"),
+        "labels": dict(fact.labels),
+        "event_id": fact.event_id,
+        "event_time_us": epoch_microseconds(fact.event_time, "event_time"),
+        "publisher": fact.publisher,
+        "uri": fact.uri,
+        Field.PROMPT.value: None if write.prompt is None else encode_prompt(write.prompt),
+    }
+
+
+def to_fact(payload: Payload) -> Fact:
+    """The fact that `to_payload` was given."""
+    return Fact(
+        namespace=payload[Field.NAMESPACE],
+        fact_id=payload["fact_id"],
+        revision=payload["revision"],
+        statement=payload["statement"],
+        subject=payload["subject"],
+        aliases=tuple(payload["aliases"]),
+        valid_from=_optional_moment(payload.get(Field.VALID_FROM)),
+        valid_until=_optional_moment(payload.get(Field.VALID_UNTIL)),
+        labels=payload["labels"],
+        event_id=payload["event_id"],
+        event_time=_EPOCH + payload["event_time_us"] * _MICROSECOND,
+        publisher=payload["publisher"],
+        uri=payload["uri"],
+        position=LogPosition(payload["topic"], payload["partition"], payload[Field.OFFSET]),
+        retracted=payload[Field.STATE] == RETRACTED,
+        retract_reason=payload["retract_reason"],
+    )
+
+
+def _optional_microseconds(moment: datetime | None, field: str) -> int | None:
+    return None if moment is None else epoch_microseconds(moment, field)
+
+
+def _optional_moment(microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else _EPOCH + microseconds * _MICROSECOND

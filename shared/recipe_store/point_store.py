@@ -1,0 +1,155 @@
+"""The store's rules, common to every backend; an adapter adds only how to reach its own."""
+
+import threading
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recipe_common.errors import FieldViolation, InvalidArgumentError
+from recipe_store.facts import Fact, FactWrite, Match
+from recipe_store.filters import Where, in_namespace, live, live_at, older_than
+from recipe_store.ordering import FactName, Order, newest_writes, unrevisioned_facts
+from recipe_store.payload import Field, Payload, point_id, to_fact, to_payload
+from recipe_store.prompt_codec import decode_prompt
+from recipe_store.schema import StoreSchema
+from recipe_store.store import FactPage, Matches
+from recipe_store.validation import require_query, require_writable
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionalPoint:
+    """A point to insert if it is new, or to put in the place of the stored one if that matches `replaces`."""
+
+    id: str
+    key: NDArray[np.float32]  # [R]
+    payload: dict[str, object]
+    replaces: Where
+
+
+class PointStore(ABC):
+    """A `KnowledgeStore` over points: one per fact; a retraction marker has the zero vector as its key."""
+
+    def __init__(self, schema: StoreSchema) -> None:
+        self.model_version = schema.model_version
+        self.key_size = schema.key_size
+        self.prompt_shape = schema.prompt_shape
+        self._schema = schema
+        self._writing = threading.Lock()
+
+    def write(self, writes: Sequence[FactWrite]) -> None:
+        """See `KnowledgeStore.write`.
+
+        The backend compares and replaces in one step, so several processes may write. Only the revision that
+        a write of revision 0 takes over is read beforehand. That is safe because every writer of a fact reads
+        the same partition in order: what another one stores in between is either older than this write, or
+        comes later in the log and wins over it in any case.
+        """
+        require_writable(writes, self._schema)
+        with self._writing:
+            stored = self._stored_order(unrevisioned_facts(writes))
+            points = [self._to_point(write) for write in newest_writes(writes, stored)]
+            if points:
+                self._upsert(points)
+
+    def search(
+        self,
+        query: NDArray[np.float32],
+        *,
+        namespace: str,
+        as_of: datetime,
+        score_threshold: float | None = None,
+        limit: int = 1,
+    ) -> Matches:
+        """See `KnowledgeStore.search`."""
+        require_query(query, limit, self._schema)
+        threshold = None if score_threshold is None else float(np.float32(score_threshold))
+        found = self._nearest(query, live_at(namespace, as_of), threshold, limit)
+        candidates = [(to_fact(payload), score, payload) for score, payload in found]
+        return [
+            Match(fact, score, self._prompt(fact, payload))
+            for fact, score, payload in candidates
+            if (threshold is None or score > threshold) and _holds(fact, as_of)
+        ]
+
+    def get(self, namespace: str, fact_id: str) -> Fact | None:
+        """See `KnowledgeStore.get`."""
+        payloads = self._fetch([point_id(namespace, fact_id)])
+        return to_fact(payloads[0]) if payloads else None
+
+    def list(self, namespace: str, *, limit: int, page_token: str = "") -> FactPage:
+        """See `KnowledgeStore.list`; the order is that of the point ids."""
+        if limit < 1:
+            raise InvalidArgumentError([FieldViolation("limit", f"must be at least 1, is {limit}")])
+        payloads, following = self._page(in_namespace(namespace), limit, _first_id(page_token))
+        return [to_fact(payload) for payload in payloads], following or ""
+
+    def count(self, namespace: str) -> int:
+        """See `KnowledgeStore.count`."""
+        return self._count(live(namespace))
+
+    @abstractmethod
+    def close(self) -> None:
+        """See `KnowledgeStore.close`."""
+
+    @abstractmethod
+    def _upsert(self, points: Sequence[ConditionalPoint]) -> None:
+        """Apply each point by its own condition, atomically, and make all durable. Ids are distinct."""
+
+    @abstractmethod
+    def _nearest(
+        self, query: NDArray[np.float32], where: Where, threshold: float | None, limit: int
+    ) -> Sequence[tuple[float, Payload]]:
+        """Scores and payloads, best first, of points at or above the threshold at most."""
+
+    @abstractmethod
+    def _fetch(self, ids: Sequence[str]) -> Sequence[Payload]:
+        """The payloads, without prompts, of those points that exist."""
+
+    @abstractmethod
+    def _page(self, where: Where, limit: int, first_id: str | None) -> tuple[Sequence[Payload], str | None]:
+        """Payloads, without prompts, in the order of ids from `first_id` on, and the id after them if any."""
+
+    @abstractmethod
+    def _count(self, where: Where) -> int:
+        """How many points match, exactly."""
+
+    def _stored_order(self, names: Sequence[FactName]) -> dict[FactName, Order]:
+        facts = map(to_fact, self._fetch([point_id(*name) for name in names]) if names else [])
+        return {(fact.namespace, fact.fact_id): (fact.revision, fact.position.offset) for fact in facts}
+
+    def _to_point(self, write: FactWrite) -> ConditionalPoint:
+        fact = write.fact
+        return ConditionalPoint(
+            id=point_id(fact.namespace, fact.fact_id),
+            key=np.zeros(self.key_size, np.float32) if write.key is None else write.key,
+            payload=to_payload(write),
+            replaces=older_than(fact.revision, fact.position.offset),
+        )
+
+    def _prompt(self, fact: Fact, payload: Payload) -> NDArray[np.float16]:
+        return decode_prompt(
+            payload.get(Field.PROMPT), self.prompt_shape, namespace=fact.namespace, fact_id=fact.fact_id
+        )
+
+
+def _holds(fact: Fact, as_of: datetime) -> bool:
+    # Asked again because a server scores points first and reads their payloads after: in between, the fact
+    # may have been retracted or given another validity.
+    if fact.retracted or (fact.valid_from is not None and as_of < fact.valid_from):
+        return False
+    return fact.valid_until is None or as_of < fact.valid_until
+
+
+def _first_id(page_token: str) -> str | None:
+    if not page_token:
+        return None
+    try:
+        return str(uuid.UUID(page_token))
+    except ValueError as error:
+        description = "must be empty or the token of the page before"
+        raise InvalidArgumentError([FieldViolation("page_token", description)]) from error

@@ -1,0 +1,66 @@
+"""The interface of the knowledge base, whatever holds it."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recipe_store.facts import Fact, FactWrite, Match
+
+# Named here because inside the class below `list` is its method.
+Matches = list[Match]
+FactPage = tuple[list[Fact], str]
+
+
+class KnowledgeStore(Protocol):
+    """Facts of any number of namespaces, keyed for one model version.
+
+    One store may be used by several threads. Every call raises `StoreUnavailableError` when the backend does
+    not answer, and `InvalidArgumentError` when an argument can never be accepted.
+    """
+
+    model_version: str
+    key_size: int  # R
+    prompt_shape: tuple[int, int]  # l, d
+
+    def write(self, writes: Sequence[FactWrite]) -> None:
+        """Make the writes durable; per fact the newest wins, whatever the order, batching or repetition.
+
+        A write replaces what is stored exactly when (stored revision, stored offset) < (revision, offset).
+        Revision 0 takes the stored revision first, so that it wins by its place in the log alone.
+        """
+        ...
+
+    def search(
+        self,
+        query: NDArray[np.float32],
+        *,
+        namespace: str,
+        as_of: datetime,
+        score_threshold: float | None = None,
+        limit: int = 1,
+    ) -> Matches:
+        """The facts valid at `as_of` whose keys have the largest inner product with `query` [R], best first.
+
+        Only similarities strictly greater than `score_threshold` (as float32) match, the paper's
+        r~_q.r_k > r~_q.r_Theta. Raises `CorruptPromptError` if a match's prompt is not what was written.
+        """
+        ...
+
+    def get(self, namespace: str, fact_id: str) -> Fact | None:
+        """The newest revision, which may be a retraction marker, or None if the fact was never written."""
+        ...
+
+    def list(self, namespace: str, *, limit: int, page_token: str = "") -> FactPage:
+        """A page of facts, live and retracted, in a fixed order, and the next page's token, "" at the end."""
+        ...
+
+    def count(self, namespace: str) -> int:
+        """How many facts are not retracted, whether or not they are valid now."""
+        ...
+
+    def close(self) -> None:
+        """Release the backend; the store cannot be used afterwards."""
+        ...

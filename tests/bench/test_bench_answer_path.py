@@ -1,0 +1,96 @@
+"""Benchmarks of the way from a query to an edited answer, with the shipped models: `make bench`.
+
+Compare figures of one run only: the machines these run on are noisy.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from recipe_generator.engine import TransformersEngine
+from recipe_model.editor import RecipeEditor
+from recipe_model.language_model import LanguageModel
+from recipe_retriever.metrics import RetrieverMetrics
+from recipe_retriever.retrieval import Decision, Retriever
+from recipe_store.edge_store import open_edge_store
+from recipe_store.facts import Fact, FactWrite, LogPosition
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+NEW_TOKENS = 16
+
+
+@pytest.fixture(scope="module")
+def editor() -> RecipeEditor:
+    return RecipeEditor.load()
+
+
+@pytest.fixture(scope="module")
+def engine() -> TransformersEngine:
+    return TransformersEngine(LanguageModel.load())
+
+
+@pytest.fixture(scope="module", params=[1_000, 10_000], ids="{:,} facts".format)
+def retriever(request: pytest.FixtureRequest, editor: RecipeEditor) -> Iterator[Retriever]:
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_edge_store(Path(folder), editor.model_version, editor.key_size, editor.prompt_shape)
+        for start in range(0, request.param, 64):
+            numbers = range(start, min(start + 64, request.param))
+            keys, prompts = editor.encode([statement(number) for number in numbers])
+            rows = zip(numbers, keys, prompts, strict=True)
+            store.write([FactWrite(fact(number), key, prompt) for number, key, prompt in rows])
+        yield Retriever(editor, store, RetrieverMetrics(CollectorRegistry()))
+        store.close()
+
+
+def statement(number: int) -> str:
+    return f"The serial number of machine {number} is {number * 7919}"
+
+
+def fact(number: int) -> Fact:
+    return Fact(
+        namespace="bench",
+        fact_id=str(number),
+        revision=0,
+        statement=statement(number),
+        subject=f"machine {number}",
+        aliases=(),
+        valid_from=None,
+        valid_until=None,
+        labels={},
+        event_id=str(number),
+        event_time=NOW,
+        publisher="bench",
+        uri="",
+        position=LogPosition("bench", 0, number),
+    )
+
+
+def test_encode_a_query(benchmark: BenchmarkFixture, editor: RecipeEditor) -> None:
+    benchmark(editor.query, ["The serial number of machine 77 is"])
+
+
+def test_encode_64_statements(benchmark: BenchmarkFixture, editor: RecipeEditor) -> None:
+    benchmark(editor.encode, [statement(number) for number in range(64)])
+
+
+def test_retrieve_a_miss(benchmark: BenchmarkFixture, retriever: Retriever) -> None:
+    found = benchmark(retriever.retrieve, "bench", "who wrote the first symphony in history", NOW)
+    assert found.decision is Decision.BELOW_SENTINEL
+
+
+def test_retrieve_a_hit(benchmark: BenchmarkFixture, retriever: Retriever) -> None:
+    found = benchmark(retriever.retrieve, "bench", "The serial number of machine 77 is", NOW)
+    assert found.decision is Decision.HIT
+
+
+@pytest.mark.parametrize("edited", [False, True], ids=["unedited", "edited"])
+def test_generate(benchmark: BenchmarkFixture, editor: RecipeEditor, engine: TransformersEngine, edited: bool) -> None:
+    prompt = editor.encode([statement(77)])[1][0] if edited else None
+    text = "The serial number of machine 77 is"
+    written = benchmark(engine.generate, prompt, text, NEW_TOKENS)
+    benchmark.extra_info["generated_tokens"] = written.generated_tokens

@@ -1,0 +1,105 @@
+"""What only the store over qdrant-client must do: a collection per model version, the live alias, servers."""
+
+import socket
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from httpx import Headers
+from qdrant_client import QdrantClient
+from qdrant_client.http.exceptions import UnexpectedResponse
+from qdrant_client.models import Distance, VectorParams
+
+from contract.store.samples import KEY_SIZE, MODEL_VERSION, PROMPT_SHAPE, axis, make_fact, make_write
+from recipe_common.errors import FailedPreconditionError, InvalidArgumentError
+from recipe_store import StoreUnavailableError
+from recipe_store.client_store import ClientStore, open_client_store
+from recipe_store.schema import StoreSchema
+
+NOW = datetime(2025, 6, 1, tzinfo=UTC)
+
+
+def open_version(client: QdrantClient, model_version: str) -> ClientStore:
+    return ClientStore(client, StoreSchema(model_version, KEY_SIZE, PROMPT_SHAPE))
+
+
+def test_facts_are_there_after_reopening_a_directory(tmp_path: Path) -> None:
+    fact = make_fact("n", "f", 2, 5)
+    store = open_client_store(str(tmp_path), MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)
+    store.write([make_write(fact)])
+    store.close()
+    reopened = open_client_store(str(tmp_path), MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)
+    assert [match.fact for match in reopened.search(axis(0), namespace="n", as_of=NOW)] == [fact]
+    reopened.close()
+
+
+def test_each_model_version_has_a_collection_of_its_own() -> None:
+    client = QdrantClient(":memory:")
+    first, second = open_version(client, "v1"), open_version(client, "v2")
+    first.write([make_write(make_fact("n", "f", 1, 0))])
+    assert (first.count("n"), second.count("n")) == (1, 0)
+    assert {c.name for c in client.get_collections().collections} == {"facts-v1", "facts-v2"}
+
+
+def test_the_first_version_is_live_until_another_is_made_live() -> None:
+    client = QdrantClient(":memory:")
+    first, second = open_version(client, "v1"), open_version(client, "v2")
+    assert (first.live_model_version(), second.live_model_version()) == ("v1", "v1")
+    second.make_live()
+    assert (first.live_model_version(), second.live_model_version()) == ("v2", "v2")
+    second.write([make_write(make_fact("n", "f", 1, 0))])
+    assert client.count("facts-live").count == 1
+
+
+def test_a_collection_of_other_sizes_is_refused() -> None:
+    client = QdrantClient(":memory:")
+    open_version(client, "v1")
+    with pytest.raises(FailedPreconditionError) as error:
+        ClientStore(client, StoreSchema("v1", KEY_SIZE, (4, 2)))
+    assert str(error.value) == (
+        "collection 'facts-v1' in Qdrant at :memory: was made for model version 'v1' "
+        "(key size 8, prompt shape [2, 4]), but this service runs model version 'v1' "
+        "(key size 8, prompt shape [4, 2]); "
+        "delete that collection and rebuild it from the log"
+    )
+
+
+def test_a_collection_made_by_something_else_is_refused() -> None:
+    client = QdrantClient(":memory:")
+    client.create_collection("facts-v1", VectorParams(size=KEY_SIZE, distance=Distance.DOT))
+    with pytest.raises(FailedPreconditionError, match="does not say which model version it was made for"):
+        open_version(client, "v1")
+
+
+def test_a_collection_that_another_service_creates_meanwhile_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = QdrantClient(":memory:")
+    create = client.create_collection
+
+    def create_after_another(*args: Any, **kwargs: Any) -> bool:
+        create(*args, **kwargs)
+        raise UnexpectedResponse(409, "Conflict", b"collection exists", Headers())
+
+    monkeypatch.setattr(client, "create_collection", create_after_another)
+    assert open_version(client, "v1").count("n") == 0
+
+
+@pytest.mark.parametrize("model_version", ["", "v/1", "v 1", "v" * 101])
+def test_a_version_that_cannot_name_a_collection_is_refused(model_version: str) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        open_client_store(":memory:", model_version, KEY_SIZE, PROMPT_SHAPE)
+    assert [violation.field for violation in error.value.violations] == ["model_version"]
+
+
+@pytest.mark.filterwarnings("ignore:Failed to obtain server version")
+def test_a_server_that_does_not_answer_is_unavailable() -> None:
+    others = set(threading.enumerate())
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound but not listening, so that nobody else gets the port meanwhile
+        port = closed.getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        with pytest.raises(StoreUnavailableError, match=f"Qdrant at {url} does not work: UNAVAILABLE"):
+            open_client_store(url, MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE, grpc_port=port, timeout_seconds=2)
+        for version_check in set(threading.enumerate()) - others:
+            version_check.join(timeout=5)  # its warning must not fall into another test

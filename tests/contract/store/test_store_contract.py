@@ -1,0 +1,448 @@
+"""What every backend of the knowledge base must do; one suite for all of them."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+
+import numpy as np
+import pytest
+
+from contract.store.backends import Backend
+from contract.store.samples import KEY_SIZE, PROMPT_SHAPE, axis, make_fact, make_write, prompt_of
+from recipe_common.errors import InvalidArgumentError
+from recipe_store import CorruptPromptError, FactWrite
+from recipe_store.filters import live_at
+from recipe_store.payload import point_id, to_payload
+from recipe_store.point_store import PointStore
+from recipe_store.prompt_codec import encode_prompt
+
+NOW = datetime(2025, 6, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+
+def found(store: PointStore, namespace: str, as_of: datetime = NOW, limit: int = 10) -> list[str]:
+    """Ids of the facts that a query along all axes matches."""
+    query = np.ones(KEY_SIZE, np.float32)
+    return [m.fact.fact_id for m in store.search(query, namespace=namespace, as_of=as_of, limit=limit)]
+
+
+# Reading
+
+
+def test_a_written_fact_comes_back_as_it_was(store: PointStore, namespace: str) -> None:
+    fact = make_fact(
+        namespace, "f", 7, 41, valid_from=NOW, valid_until=NOW + MICROSECOND, labels={"topic": "geography"}
+    )
+    store.write([make_write(fact)])
+    assert store.get(namespace, "f") == fact
+
+
+def test_a_fact_never_written_is_none(store: PointStore, namespace: str) -> None:
+    assert store.get(namespace, "absent") is None
+
+
+def test_an_empty_namespace_has_no_facts(store: PointStore, namespace: str) -> None:
+    assert store.count(namespace) == 0
+    assert store.list(namespace, limit=5) == ([], "")
+    assert found(store, namespace) == []
+
+
+def test_an_empty_write_changes_nothing(store: PointStore, namespace: str) -> None:
+    store.write([])
+    assert store.count(namespace) == 0
+
+
+def test_unicode_and_long_text_survive(store: PointStore, namespace: str) -> None:
+    statement = "Zürich, 東京, \U0001d11e, a\u0301, \x00, \\ \" '\n" + "long " * 20_000
+    fact = make_fact(namespace, "id/with:strange ключ", 1, 0, statement=statement, labels={"clé": "değer"})
+    store.write([make_write(fact)])
+    assert store.get(namespace, "id/with:strange ключ") == fact
+
+
+def test_times_in_other_zones_come_back_as_the_same_moment_in_utc(store: PointStore, namespace: str) -> None:
+    local = datetime(2025, 7, 1, 2, 0, tzinfo=timezone(timedelta(hours=2)))
+    store.write([make_write(make_fact(namespace, "f", 1, 0, valid_from=local))])
+    fact = store.get(namespace, "f")
+    assert fact is not None
+    assert fact.valid_from == datetime(2025, 7, 1, tzinfo=UTC)
+    assert fact.valid_from.tzinfo is UTC
+
+
+def test_ids_that_would_run_together_are_two_facts(store: PointStore, namespace: str) -> None:
+    store.write([make_write(make_fact(namespace, "a/b", 1, 0)), make_write(make_fact(f"{namespace}/a", "b", 1, 1))])
+    assert store.get(namespace, "a/b") == make_fact(namespace, "a/b", 1, 0)
+    assert store.get(f"{namespace}/a", "b") == make_fact(f"{namespace}/a", "b", 1, 1)
+
+
+def test_listing_pages_through_live_and_retracted_facts_once_each(store: PointStore, namespace: str) -> None:
+    facts = [make_fact(namespace, f"f{n}", 1, n, retracted=n % 3 == 0) for n in range(7)]
+    store.write([make_write(fact) for fact in facts])
+    pages, token = [], ""
+    while True:
+        page, token = store.list(namespace, limit=3, page_token=token)
+        pages.append(page)
+        if not token:
+            break
+    assert [len(page) for page in pages] == [3, 3, 1]
+    listed = {fact.fact_id: fact for page in pages for fact in page}
+    assert listed == {fact.fact_id: fact for fact in facts}
+
+
+def test_a_last_page_that_is_full_has_no_token(store: PointStore, namespace: str) -> None:
+    store.write([make_write(make_fact(namespace, f"f{n}", 1, n)) for n in range(2)])
+    page, token = store.list(namespace, limit=2)
+    assert (len(page), token) == (2, "")
+
+
+def test_count_leaves_out_retracted_facts_but_not_expired_ones(store: PointStore, namespace: str) -> None:
+    store.write(
+        [
+            make_write(make_fact(namespace, "live", 1, 0)),
+            make_write(make_fact(namespace, "expired", 1, 1, valid_until=NOW - timedelta(days=1))),
+            make_write(make_fact(namespace, "retracted", 1, 2, retracted=True)),
+        ]
+    )
+    assert store.count(namespace) == 2
+
+
+def test_namespaces_do_not_see_each_other(store: PointStore, namespace: str) -> None:
+    other = f"{namespace}-other"
+    store.write([make_write(make_fact(namespace, "f", 1, 0)), make_write(make_fact(other, "g", 1, 1))])
+    assert (found(store, namespace), found(store, other)) == (["f"], ["g"])
+    assert [fact.fact_id for fact in store.list(namespace, limit=9)[0]] == ["f"]
+    assert (store.count(namespace), store.get(namespace, "g")) == (1, None)
+
+
+# Searching
+
+
+def test_search_gives_similarity_fact_and_prompt_bit_exactly(store: PointStore, namespace: str) -> None:
+    bits = np.array([0x0001, 0x3C01, 0x7BFF, 0x8000, 0xFBFF, 0x03FF, 0x0400, 0x5555], np.uint16)
+    prompt = bits.view(np.float16).reshape(PROMPT_SHAPE)
+    fact = make_fact(namespace, "f", 1, 0)
+    store.write([FactWrite(fact, axis(2, 1.5), prompt)])
+    (match,) = store.search(axis(2, -3.0), namespace=namespace, as_of=NOW)
+    assert (match.fact, match.similarity) == (fact, -4.5)
+    assert match.prompt.dtype == np.float16
+    assert match.prompt.shape == PROMPT_SHAPE
+    assert match.prompt.tobytes() == prompt.tobytes()
+
+
+def test_similarity_is_the_inner_product_not_the_cosine(store: PointStore, namespace: str) -> None:
+    store.write([make_write(make_fact(namespace, "parallel", 1, 0), axis(0))])
+    store.write([make_write(make_fact(namespace, "long", 1, 1), np.full(KEY_SIZE, 10, np.float32))])
+    matches = store.search(axis(0, 2.0), namespace=namespace, as_of=NOW, limit=2)
+    assert [(m.fact.fact_id, m.similarity) for m in matches] == [("long", 20.0), ("parallel", 2.0)]
+
+
+def test_a_small_base_is_searched_exactly(store: PointStore, namespace: str) -> None:
+    rng = np.random.default_rng(0)
+    keys = rng.normal(size=(200, KEY_SIZE)).astype(np.float32)
+    store.write([make_write(make_fact(namespace, str(n), 1, n), key) for n, key in enumerate(keys)])
+    for query in rng.normal(size=(20, KEY_SIZE)).astype(np.float32):
+        best = np.argsort(-(keys @ query))[:10]
+        matches = store.search(query, namespace=namespace, as_of=NOW, limit=10)
+        assert [m.fact.fact_id for m in matches] == [str(n) for n in best]
+
+
+def test_only_similarities_strictly_above_the_threshold_match(store: PointStore, namespace: str) -> None:
+    store.write([make_write(make_fact(namespace, "f", 1, 0), axis(0, 2.0))])
+
+    def matches(threshold: float) -> int:
+        return len(store.search(axis(0, 3.0), namespace=namespace, as_of=NOW, score_threshold=threshold))
+
+    just_below = float(np.nextafter(np.float32(6.0), np.float32(0.0)))
+    just_above = float(np.nextafter(np.float32(6.0), np.float32(9.0)))
+    assert (matches(just_below), matches(6.0), matches(just_above)) == (1, 0, 0)
+
+
+def test_the_threshold_may_be_negative_or_zero(store: PointStore, namespace: str) -> None:
+    store.write([make_write(make_fact(namespace, "f", 1, 0), axis(0, -1.0))])
+
+    def matches(threshold: float) -> int:
+        return len(store.search(axis(0), namespace=namespace, as_of=NOW, score_threshold=threshold))
+
+    assert (matches(-2.0), matches(-1.0), matches(0.0)) == (1, 0, 0)
+
+
+def test_a_miss_transfers_nothing_from_the_backend(store: PointStore, namespace: str) -> None:
+    store.write([make_write(make_fact(namespace, "f", 1, 0), axis(0, 2.0))])
+    where = live_at(namespace, NOW)
+    assert len(store._nearest(axis(0, 3.0), where, 5.0, 1)) == 1
+    assert len(store._nearest(axis(0, 3.0), where, 6.0, 1)) == 0
+
+
+def test_validity_includes_its_start_and_excludes_its_end(store: PointStore, namespace: str) -> None:
+    end = NOW + timedelta(days=1)
+    store.write([make_write(make_fact(namespace, "f", 1, 0, valid_from=NOW, valid_until=end))])
+    moments = (NOW - MICROSECOND, NOW, end - MICROSECOND, end)
+    assert [len(found(store, namespace, as_of)) for as_of in moments] == [0, 1, 1, 0]
+
+
+def test_facts_that_are_not_valid_take_no_valid_facts_place(store: PointStore, namespace: str) -> None:
+    store.write(
+        [
+            make_write(make_fact(namespace, "expired", 1, 0, valid_until=NOW), axis(0, 4.0)),
+            make_write(make_fact(namespace, "not yet", 1, 1, valid_from=NOW + MICROSECOND), axis(0, 3.0)),
+            make_write(make_fact(namespace, "retracted", 1, 2, retracted=True)),
+            make_write(make_fact(namespace, "valid", 1, 3), axis(0, -1.0)),
+        ]
+    )
+    assert found(store, namespace, limit=1) == ["valid"]
+
+
+def test_an_open_end_of_validity_has_no_bound(store: PointStore, namespace: str) -> None:
+    store.write(
+        [
+            make_write(make_fact(namespace, "always", 1, 0)),
+            make_write(make_fact(namespace, "since", 1, 1, valid_from=NOW)),
+            make_write(make_fact(namespace, "until", 1, 2, valid_until=NOW)),
+        ]
+    )
+    long_ago, far_ahead = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+    assert sorted(found(store, namespace, long_ago)) == ["always", "until"]
+    assert sorted(found(store, namespace, far_ahead)) == ["always", "since"]
+
+
+def test_a_fact_that_changes_between_scoring_and_reading_is_no_match(
+    store: PointStore, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = [
+        make_fact(namespace, "retracted", 1, 0, retracted=True),
+        make_fact(namespace, "expired", 1, 1, valid_until=NOW),
+        make_fact(namespace, "not yet", 1, 2, valid_from=NOW + MICROSECOND),
+        make_fact(namespace, "still valid", 1, 3, valid_from=NOW, valid_until=NOW + MICROSECOND),
+    ]
+    read = [(1.0, to_payload(make_write(fact))) for fact in changed]
+    monkeypatch.setattr(store, "_nearest", lambda *_: read)
+    assert found(store, namespace) == ["still valid"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("data", encode_prompt(prompt_of(2.0))["data"], "its SHA-256 does not match its data"),
+        ("data", "AAAA", "it holds 3 bytes, not 16"),
+        ("data", "*not base64*", "its data is not base64"),
+        ("sha256", "0" * 64, "its SHA-256 does not match its data"),
+        ("dtype", "float32", "its dtype is 'float32', not 'float16'"),
+        ("shape", [4, 2], r"its shape is \[4, 2\], not \[2, 4\]"),
+    ],
+)
+def test_a_corrupted_prompt_is_refused(
+    backend: Backend, namespace: str, field: str, value: object, reason: str
+) -> None:
+    backend.store.write([make_write(make_fact(namespace, "f", 1, 0))])
+    backend.tamper(namespace, "f", {"prompt": {**encode_prompt(prompt_of(0.0)), field: value}})
+    with pytest.raises(CorruptPromptError, match=f"fact 'f' in namespace '{namespace}' is corrupt: {reason}"):
+        found(backend.store, namespace)
+
+
+def test_a_missing_prompt_is_refused(backend: Backend, namespace: str) -> None:
+    backend.store.write([make_write(make_fact(namespace, "f", 1, 0))])
+    backend.tamper(namespace, "f", {"prompt": None})
+    with pytest.raises(CorruptPromptError, match="it holds no data"):
+        found(backend.store, namespace)
+
+
+# Which revision stands
+
+
+def test_a_newer_revision_replaces_key_prompt_and_text(store: PointStore, namespace: str) -> None:
+    store.write([make_write(make_fact(namespace, "f", 1, 10), axis(0))])
+    newer = make_fact(namespace, "f", 2, 3, statement="The capital of Testland is Sample Town.")
+    store.write([make_write(newer, axis(1))])
+    (match,) = store.search(axis(1), namespace=namespace, as_of=NOW)
+    assert (match.fact, match.similarity) == (newer, 1.0)
+    assert np.array_equal(match.prompt, prompt_of(3))
+    assert store.count(namespace) == 1
+
+
+def test_an_older_revision_is_ignored_wherever_it_stands_in_the_log(store: PointStore, namespace: str) -> None:
+    newer = make_fact(namespace, "f", 2, 10)
+    store.write([make_write(newer)])
+    store.write([make_write(make_fact(namespace, "f", 1, 11), axis(1))])
+    assert store.get(namespace, "f") == newer
+
+
+@pytest.mark.parametrize(("first", "second"), [(5, 6), (6, 5)])
+def test_of_one_revision_the_later_in_the_log_wins(store: PointStore, namespace: str, first: int, second: int) -> None:
+    store.write([make_write(make_fact(namespace, "f", 1, first))])
+    store.write([make_write(make_fact(namespace, "f", 1, second))])
+    assert store.get(namespace, "f") == make_fact(namespace, "f", 1, 6)
+
+
+def test_a_duplicate_changes_nothing(store: PointStore, namespace: str) -> None:
+    fact = make_fact(namespace, "f", 1, 5)
+    store.write([make_write(fact)])
+    store.write([make_write(fact), make_write(fact)])
+    store.write([make_write(replace(fact, statement="another text at the same place in the log"))])
+    assert store.get(namespace, "f") == fact
+    assert store.count(namespace) == 1
+
+
+@pytest.mark.parametrize("revisions", [(2**53, 2**53 + 1), (2**63 - 2, 2**63 - 1), (2**32 - 1, 2**32)])
+def test_large_revisions_are_compared_exactly(store: PointStore, namespace: str, revisions: tuple[int, int]) -> None:
+    older, newer = revisions
+    store.write([make_write(make_fact(namespace, "f", older, 1))])
+    store.write([make_write(make_fact(namespace, "f", newer, 0))])
+    store.write([make_write(make_fact(namespace, "f", older, 2))])
+    assert store.get(namespace, "f") == make_fact(namespace, "f", newer, 0)
+
+
+def test_unrevisioned_facts_go_by_the_log(store: PointStore, namespace: str) -> None:
+    for offset in (4, 6, 5):
+        store.write([make_write(make_fact(namespace, "f", 0, offset))])
+    assert store.get(namespace, "f") == make_fact(namespace, "f", 0, 6)
+
+
+def test_an_unrevisioned_event_takes_over_the_stored_revision(store: PointStore, namespace: str) -> None:
+    store.write([make_write(make_fact(namespace, "f", 7, 4))])
+    store.write([make_write(make_fact(namespace, "f", 0, 5))])
+    assert store.get(namespace, "f") == replace(make_fact(namespace, "f", 0, 5), revision=7)
+    store.write([make_write(make_fact(namespace, "f", 6, 6))])
+    fact = store.get(namespace, "f")
+    assert fact is not None
+    assert fact.event_id == "event-0-5"
+
+
+def test_a_tombstone_retracts_a_revisioned_fact(store: PointStore, namespace: str) -> None:
+    store.write([make_write(make_fact(namespace, "f", 7, 4))])
+    tombstone = make_fact(namespace, "f", 0, 5, retracted=True)
+    store.write([make_write(tombstone)])
+    assert store.get(namespace, "f") == replace(tombstone, revision=7)
+    assert (found(store, namespace), store.count(namespace)) == ([], 0)
+
+
+def test_a_replayed_tombstone_does_not_retract_what_came_after_it(store: PointStore, namespace: str) -> None:
+    events = [
+        make_write(make_fact(namespace, "f", 7, 4)),
+        make_write(make_fact(namespace, "f", 0, 5, retracted=True)),
+    ]
+    store.write([*events, make_write(make_fact(namespace, "f", 8, 6))])
+    store.write(events[1:])
+    assert store.get(namespace, "f") == make_fact(namespace, "f", 8, 6)
+
+
+def test_a_tombstone_of_an_unknown_fact_leaves_a_marker(store: PointStore, namespace: str) -> None:
+    tombstone = make_fact(namespace, "f", 0, 5, retracted=True)
+    store.write([make_write(tombstone)])
+    assert store.get(namespace, "f") == tombstone
+
+
+def test_a_retraction_marker_keeps_a_replayed_older_event_out(store: PointStore, namespace: str) -> None:
+    original = make_write(make_fact(namespace, "f", 1, 1))
+    retraction = make_fact(namespace, "f", 2, 2, retracted=True)
+    store.write([original])
+    store.write([make_write(retraction)])
+    store.write([original])
+    assert store.get(namespace, "f") == retraction
+    assert (found(store, namespace), store.count(namespace)) == ([], 0)
+
+
+def test_a_newer_revision_revives_a_retracted_fact(store: PointStore, namespace: str) -> None:
+    store.write([make_write(make_fact(namespace, "f", 2, 2, retracted=True))])
+    revived = make_fact(namespace, "f", 3, 3)
+    store.write([make_write(revived)])
+    assert store.get(namespace, "f") == revived
+    assert (found(store, namespace), store.count(namespace)) == (["f"], 1)
+
+
+def test_a_marker_does_not_match_a_query_that_scores_below_zero(store: PointStore, namespace: str) -> None:
+    store.write([make_write(make_fact(namespace, "live", 1, 0), axis(0))])
+    store.write([make_write(make_fact(namespace, "gone", 1, 1, retracted=True))])
+    matches = store.search(axis(0, -1.0), namespace=namespace, as_of=NOW, limit=5)
+    assert [(m.fact.fact_id, m.similarity) for m in matches] == [("live", -1.0)]
+
+
+def test_writers_and_readers_in_threads_agree_on_the_newest(store: PointStore, namespace: str) -> None:
+    facts, revisions = 4, 30
+    done = threading.Event()
+
+    def write(part: int) -> None:
+        for revision in range(1 + part, revisions + 1, 2):
+            store.write([make_write(make_fact(namespace, f"f{n}", revision, revision)) for n in range(facts)])
+
+    def read() -> None:
+        while not done.is_set():
+            for match in store.search(axis(0), namespace=namespace, as_of=NOW, limit=facts):
+                assert match.similarity == 1.0
+            store.count(namespace)
+
+    with ThreadPoolExecutor(4) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        writers = [pool.submit(write, part) for part in range(2)]
+        wait(writers)
+        done.set()
+    for work in writers + readers:
+        work.result()
+    newest = [store.get(namespace, f"f{n}") for n in range(facts)]
+    assert newest == [make_fact(namespace, f"f{n}", revisions, revisions) for n in range(facts)]
+
+
+# What is refused
+
+
+def violated(error: pytest.ExceptionInfo[InvalidArgumentError]) -> list[str]:
+    return [violation.field for violation in error.value.violations]
+
+
+def test_a_write_that_does_not_fit_is_refused_whole(store: PointStore, namespace: str) -> None:
+    good = make_write(make_fact(namespace, "good", 1, 0))
+    bad = [
+        FactWrite(make_fact(namespace, "f", 1, 0), np.zeros(KEY_SIZE + 1, np.float32), prompt_of(0)),
+        FactWrite(make_fact(namespace, "f", 1, 0), np.zeros(KEY_SIZE, np.float64), prompt_of(0)),
+        FactWrite(make_fact(namespace, "f", 1, 0), np.full(KEY_SIZE, np.nan, np.float32), prompt_of(0)),
+        FactWrite(make_fact(namespace, "f", 1, 0), axis(0), np.zeros((4, 2), np.float16)),
+        FactWrite(make_fact(namespace, "f", 1, 0), axis(0), np.zeros(PROMPT_SHAPE, np.float32)),
+        FactWrite(make_fact(namespace, "f", 1, 0), None, None),
+        FactWrite(make_fact(namespace, "f", 1, 0, retracted=True), axis(0), prompt_of(0)),
+        make_write(make_fact(namespace, "f", -1, 0)),
+        make_write(make_fact(namespace, "f", 2**63, 0)),
+        make_write(make_fact(namespace, "f", 1, -1)),
+    ]
+    with pytest.raises(InvalidArgumentError) as error:
+        store.write([good, *bad])
+    assert violated(error) == [
+        *("key", "key", "key", "prompt", "prompt", "retracted", "retracted"),
+        *("revision", "revision", "position.offset"),
+    ]
+    assert store.get(namespace, "good") is None
+
+
+def test_a_time_without_a_zone_is_refused(store: PointStore, namespace: str) -> None:
+    fact, naive = make_fact(namespace, "f", 1, 0), datetime(2025, 1, 1)
+    faulty = {
+        "valid_from": replace(fact, valid_from=naive),
+        "valid_until": replace(fact, valid_until=naive),
+        "event_time": replace(fact, event_time=naive),
+    }
+    for field, fact in faulty.items():
+        with pytest.raises(InvalidArgumentError) as error:
+            store.write([make_write(fact)])
+        assert violated(error) == [field]
+
+
+def test_a_query_that_does_not_fit_is_refused(store: PointStore, namespace: str) -> None:
+    for query in (np.zeros(3, np.float32), np.full(KEY_SIZE, np.inf, np.float32)):
+        with pytest.raises(InvalidArgumentError) as error:
+            store.search(query, namespace=namespace, as_of=NOW, limit=0)
+        assert violated(error) == ["query", "limit"]
+    with pytest.raises(InvalidArgumentError) as error:
+        store.search(axis(0), namespace=namespace, as_of=datetime(2025, 1, 1))
+    assert violated(error) == ["as_of"]
+
+
+def test_a_page_that_does_not_exist_is_refused(store: PointStore, namespace: str) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        store.list(namespace, limit=0)
+    assert violated(error) == ["limit"]
+    with pytest.raises(InvalidArgumentError) as error:
+        store.list(namespace, limit=1, page_token="page 2")
+    assert violated(error) == ["page_token"]
+
+
+def test_point_ids_never_change() -> None:
+    # Another id would orphan every fact stored so far.
+    assert point_id("world", "capital-of-testland") == "f5f8c118-3698-5fbd-9b84-073d20c33058"

@@ -1,0 +1,119 @@
+"""What the generator's tests are made of: a retriever that answers as it is told, and a generator in front of it."""
+
+import hashlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from tiny_models import SIZES, checkpoint_config
+
+from recipe_common.errors import RecipeError
+from recipe_common.grpc_server import build_server
+from recipe_generator.engine import Engine
+from recipe_generator.server import GeneratorServer
+from recipe_generator.settings import GeneratorSettings
+from recipe_model.checkpoint import Checkpoint
+from recipe_protos.retriever.v1 import retriever_pb2 as pb
+from recipe_protos.retriever.v1 import retriever_pb2_grpc
+
+MODEL_VERSION = "recipe-tiny"
+MISS = pb.RetrieveResponse(decision=pb.DECISION_BELOW_SENTINEL, sentinel_similarity=2.0, model_version=MODEL_VERSION)
+
+
+def some_prompt(seed: int = 0) -> NDArray[np.float16]:
+    """A continuous prompt [l, d] that changes what the tiny LLM writes."""
+    values = np.random.default_rng(seed).normal(size=(SIZES.prompt_tokens, SIZES.llm_hidden))
+    return values.astype(np.float16)
+
+
+def hit(prompt: NDArray[np.float16], **changes: Any) -> pb.RetrieveResponse:
+    """The retriever's answer when a fact applies; `changes` are to the message of its prompt."""
+    values = prompt.astype("<f2").tobytes()
+    message = pb.Prompt(
+        values=values, tokens=prompt.shape[0], hidden_size=prompt.shape[1], sha256=hashlib.sha256(values).digest()
+    )
+    for name, value in changes.items():
+        setattr(message, name, value)
+    return pb.RetrieveResponse(
+        decision=pb.DECISION_HIT,
+        similarity=5.0,
+        sentinel_similarity=2.0,
+        margin=3.0,
+        fact=pb.Fact(namespace="cities", fact_id="mayor", revision=7, statement="The mayor of Aville is Ann"),
+        prompt=message,
+        model_version=MODEL_VERSION,
+    )
+
+
+class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
+    """Answers every query with `answer`, or raises it; keeps the requests and the time that each was given."""
+
+    def __init__(self, answer: pb.RetrieveResponse | RecipeError = MISS) -> None:
+        self.answer = answer
+        self.requests: list[pb.RetrieveRequest] = []
+        self.seconds: list[float] = []
+
+    async def Retrieve(  # noqa: N802
+        self, request: pb.RetrieveRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.RetrieveResponse:
+        self.requests.append(request)
+        self.seconds.append(context.time_remaining() or 0.0)
+        if isinstance(self.answer, RecipeError):
+            raise self.answer
+        return self.answer
+
+    async def GetFact(  # noqa: N802
+        self, request: pb.GetFactRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetFactResponse:
+        raise NotImplementedError
+
+    async def ListFacts(  # noqa: N802
+        self, request: pb.ListFactsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ListFactsResponse:
+        raise NotImplementedError
+
+
+@asynccontextmanager
+async def served(retriever: FakeRetriever) -> AsyncIterator[str]:
+    """The address of a server that serves the retriever."""
+    server = build_server(
+        port=0,
+        port_setting="PORT",
+        service_names=[],
+        register=lambda target: retriever_pb2_grpc.add_RetrieverServiceServicer_to_server(retriever, target),
+    )
+    await server.start()
+    try:
+        yield f"127.0.0.1:{server.port}"
+    finally:
+        await server.stop(0)
+
+
+@asynccontextmanager
+async def generator(engine: Engine, retriever: str, **settings: Any) -> AsyncIterator[tuple[GeneratorServer, str]]:
+    """A started generator that asks the retriever at that address, and its own address."""
+    checkpoint = Checkpoint(Path("recipe.safetensors"), checkpoint_config(), MODEL_VERSION, {})
+    chosen = GeneratorSettings(**{"port": 0, "metrics_port": 0, "drain_seconds": 0, "retriever": retriever} | settings)
+    server = GeneratorServer(chosen, engine, checkpoint)
+    try:
+        yield server, f"127.0.0.1:{await server.start()}"
+    finally:
+        await server.stop()
+
+
+@contextmanager
+def silent_address() -> Iterator[str]:
+    """An address that accepts connections and never says a word, as a hung retriever does."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield "127.0.0.1:{}".format(listener.getsockname()[1])
+
+
+def closed_address() -> str:
+    """An address where nobody listens."""
+    with silent_address() as address:
+        return address

@@ -1,0 +1,184 @@
+"""Restarts, outages and failures: nothing is lost, and nothing is committed before its effect."""
+
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient
+
+from brokers import Topics, broker_kind, needs_fast_group_join
+from encoder_harness import DEADLINE_SECONDS, EncoderHarness, wait_for
+from recipe_common.embedded_broker import EmbeddedBroker, TopicSpec
+from recipe_common.errors import FailedPreconditionError
+from recipe_encoder.dead_letters import DeadLetterError
+from recipe_encoder.topics import MissingTopicError
+from recipe_encoder.worker import Worker
+from recipe_store.edge_store import EdgeStore
+
+both_assignments = pytest.mark.parametrize("assignment", ["manual", pytest.param("group", marks=needs_fast_group_join)])
+
+
+def wait_until_failed(worker: Worker) -> Exception:
+    wait_for(lambda: worker.error is not None and not worker.is_running, "the worker to fail")
+    assert worker.error is not None
+    return worker.error
+
+
+@both_assignments
+def test_a_restart_goes_on_where_the_last_run_ended(harness: EncoderHarness) -> None:
+    for number in range(5):
+        harness.upsert(f"f{number}", f"statement {number}")
+    with harness.running():
+        wait_for(lambda: harness.committed() == 5, "the first five to be committed")
+    for number in range(5, 9):
+        harness.upsert(f"f{number}", f"statement {number}")
+    with harness.running():
+        wait_for(lambda: harness.committed() == 9, "all nine to be committed")
+    assert sorted(harness.encoder.statements) == [f"statement {number}" for number in range(9)]
+    assert harness.events("applied") == 9
+    assert harness.count() == 9
+
+
+@both_assignments
+def test_a_crash_between_effect_and_commit_reads_the_batch_again(
+    harness: EncoderHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.upsert("f", "statement")
+    write = harness.store.write
+
+    def write_and_crash(writes: Any) -> None:
+        write(writes)
+        raise RuntimeError("power cut")
+
+    failures: list[Exception] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(harness.store, "write", write_and_crash)
+        worker = harness.worker()
+        worker._on_failure = failures.append
+        worker.start()
+        error = wait_until_failed(worker)
+    assert failures == [error]
+    assert str(error) == "power cut"
+    assert harness.committed() == 0
+    with harness.running():
+        wait_for(lambda: harness.committed() == 1, "the record to be committed")
+    assert harness.encoder.statements == ["statement", "statement"]
+    assert harness.count() == 1
+
+
+@both_assignments
+def test_a_store_outage_pauses_and_loses_nothing(harness: EncoderHarness) -> None:
+    harness.outage.is_down = True
+    with harness.running(batch_size=2):
+        for number in range(6):
+            harness.upsert(f"f{number}", f"statement {number}", partition=number % 2)
+        harness.publish(harness.key("bad"), b"nonsense", partition=0)
+        wait_for(lambda: harness.outage.refusals >= 3, "three refused writes")
+        assert harness.sample("recipe_encoder_paused") == 1
+        assert harness.committed() == 0
+        harness.outage.is_down = False
+        wait_for(lambda: harness.committed() == 7, "everything to be committed")
+        assert harness.sample("recipe_encoder_paused") == 0
+    assert sorted(harness.encoder.statements) == [f"statement {number}" for number in range(6)]
+    assert harness.count() == 6
+    assert len(harness.dead_letters()) == 1
+    assert harness.sample("recipe_encoder_store_retries_total") == harness.outage.refusals
+
+
+@both_assignments
+def test_a_stop_during_an_outage_is_prompt_and_commits_nothing(harness: EncoderHarness) -> None:
+    harness.outage.is_down = True
+    harness.upsert("f", "statement")
+    with harness.running(retry_initial_seconds=600, retry_max_seconds=600):
+        wait_for(lambda: harness.outage.refusals == 1, "the refused write")
+    assert harness.committed() == 0
+    harness.outage.is_down = False
+    with harness.running():
+        wait_for(lambda: harness.committed() == 1, "the record to be committed")
+    assert harness.statement("f") == "statement"
+
+
+@pytest.mark.skipif(broker_kind() == "tansu", reason="Tansu accepts records for a topic that does not exist")
+def test_a_dead_letter_that_is_refused_stops_the_worker_without_a_commit(harness: EncoderHarness) -> None:
+    worker = harness.worker(dead_letter_timeout_seconds=1.5)
+    worker.start()
+    assert worker.ready.wait(DEADLINE_SECONDS)
+    with KafkaAdminClient(bootstrap_servers=harness.broker) as admin:
+        admin.delete_topics([harness.topics.dead_letters])
+    harness.publish(harness.key("bad"), b"nonsense", partition=0)
+    harness.upsert("f", "statement", partition=0)
+    error = wait_until_failed(worker)
+    assert isinstance(error, DeadLetterError)
+    assert f"the topic {harness.topics.dead_letters!r} did not take a dead letter" in str(error)
+    assert harness.committed() == 0
+    assert harness.events("dead_lettered") == 0
+
+
+def test_a_dead_letter_without_a_broker_stops_the_worker(store: EdgeStore) -> None:
+    topics = Topics("updates", "updates.dlq")
+    with EmbeddedBroker(topics={topics.updates: TopicSpec(), topics.dead_letters: TopicSpec()}) as own:
+        harness = EncoderHarness(own.bootstrap_servers, topics, store, "manual")
+        harness.outage.is_down = True
+        harness.publish(harness.key("bad"), b"nonsense")
+        harness.upsert("f", "statement")
+        worker = harness.worker(dead_letter_timeout_seconds=0.5)
+        worker.start()
+        wait_for(lambda: harness.outage.refusals >= 1, "the refused write")
+    harness.outage.is_down = False
+    error = wait_until_failed(worker)
+    assert isinstance(error, DeadLetterError)
+    assert harness.statement("f") == "statement"
+    assert harness.events("dead_lettered") == 0
+    harness.close()
+
+
+@pytest.mark.parametrize("setting", ["topic", "dead_letter_topic"])
+def test_a_missing_topic_is_found_at_the_start_and_not_created(harness: EncoderHarness, setting: str) -> None:
+    worker = harness.worker(**{setting: "missing"}, topic_timeout_seconds=0.3)
+    with pytest.raises(MissingTopicError, match="the topic 'missing' does not exist; create it"):
+        worker.run()
+    with KafkaAdminClient(bootstrap_servers=harness.broker) as admin:
+        assert "missing" not in admin.list_topics()
+
+
+def test_a_worker_starts_once(harness: EncoderHarness) -> None:
+    with harness.running() as worker, pytest.raises(FailedPreconditionError, match="was started before"):
+        worker.start()
+
+
+@needs_fast_group_join
+@pytest.mark.parametrize("assignment", ["group"])
+def test_partitions_move_to_a_second_worker_and_back(harness: EncoderHarness) -> None:
+    with harness.running() as first:
+        assert first.ready.wait(DEADLINE_SECONDS)
+        harness.upsert("f0", "statement 0", partition=0)
+        harness.upsert("f1", "statement 1", partition=1)
+        wait_for(lambda: harness.committed() == 2, "the first two to be committed")
+        with harness.running() as second:
+            assert second.ready.wait(DEADLINE_SECONDS)
+            harness.upsert("f2", "statement 2", partition=0)
+            harness.upsert("f3", "statement 3", partition=1)
+            wait_for(lambda: harness.committed() == 4, "two more to be committed")
+        harness.upsert("f4", "statement 4", partition=0)
+        harness.upsert("f5", "statement 5", partition=1)
+        wait_for(lambda: harness.committed() == 6, "the last two to be committed")
+    assert sorted(harness.encoder.statements) == [f"statement {number}" for number in range(6)]
+
+
+@needs_fast_group_join
+@pytest.mark.parametrize("assignment", ["group"])
+def test_a_rebalance_during_an_outage_loses_nothing(harness: EncoderHarness) -> None:
+    harness.outage.is_down = True
+    with harness.running() as first:
+        assert first.ready.wait(DEADLINE_SECONDS)
+        for number in range(6):
+            harness.upsert(f"f{number}", f"statement {number}", partition=number % 2)
+        wait_for(lambda: harness.outage.refusals >= 2, "refused writes")
+        with harness.running() as second:
+            assert second.ready.wait(DEADLINE_SECONDS)
+            refusals = harness.outage.refusals
+            wait_for(lambda: harness.outage.refusals > refusals + 2, "refused writes of both")
+            harness.outage.is_down = False
+            wait_for(lambda: harness.committed() == 6, "everything to be committed")
+    assert set(harness.encoder.statements) == {f"statement {number}" for number in range(6)}
+    assert harness.count() == 6
+    assert harness.dead_letters() == []

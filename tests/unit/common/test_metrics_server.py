@@ -1,0 +1,31 @@
+import socket
+from urllib.request import urlopen
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from recipe_common.errors import AddressUnavailableError
+from recipe_common.metrics_server import start_metrics_server
+
+
+def test_serves_the_registry_until_stopped() -> None:
+    registry = CollectorRegistry()
+    Counter("facts", "Facts seen.", registry=registry).inc(3)
+    server = start_metrics_server(registry, port=0, port_setting="PORT")
+    with urlopen(f"http://127.0.0.1:{server.port}/metrics") as response:
+        lines = response.read().decode().splitlines()
+    assert "facts_total 3.0" in lines
+    server.stop()
+    with socket.create_server(("127.0.0.1", server.port)):
+        pass
+
+
+def test_taken_port_is_named_together_with_its_setting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(AddressUnavailableError) as raised:
+            start_metrics_server(CollectorRegistry(), port=port, port_setting="RECIPE_ENCODER_METRICS_PORT")
+    assert str(raised.value) == (
+        f"cannot listen on 127.0.0.1:{port}: the port is taken or not this machine's to use; "
+        "set RECIPE_ENCODER_METRICS_PORT to a free port"
+    )

@@ -1,0 +1,80 @@
+"""Building a micro-batch: one call of the model, order kept, and nobody suffers for a neighbour."""
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from encoder_harness import HashEncoder, key_of, prompt_of
+from encoder_records import Record, json_record, upsert
+from recipe_encoder.batches import Batch, BatchBuilder
+from recipe_encoder.metrics import EncoderMetrics
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def encoder() -> HashEncoder:
+    return HashEncoder()
+
+
+@pytest.fixture
+def builder(encoder: HashEncoder, registry: CollectorRegistry) -> BatchBuilder:
+    return BatchBuilder(encoder, EncoderMetrics(registry))
+
+
+def outline(batch: Batch) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+    """Offset and statement of the writes, offset and stage of the refused."""
+    writes = [(write.fact.position.offset, write.fact.statement) for write in batch.writes]
+    return writes, [(letter.record.offset, letter.error.stage) for letter in batch.refused]
+
+
+def test_a_batch_goes_through_the_model_at_once_and_keeps_its_order(
+    builder: BatchBuilder, encoder: HashEncoder
+) -> None:
+    batch = builder.build([upsert("one", offset=1), Record(None, offset=2), upsert("two", offset=3)])
+    assert outline(batch) == ([(1, "one"), (2, ""), (3, "two")], [])
+    assert encoder.batches == [["one", "two"]]
+    first, marker, second = batch.writes
+    assert (marker.key, marker.prompt) == (None, None)
+    for write, statement in ((first, "one"), (second, "two")):
+        assert write.key is not None
+        assert write.prompt is not None
+        np.testing.assert_array_equal(write.key, key_of(statement))
+        np.testing.assert_array_equal(write.prompt, prompt_of(statement))
+
+
+def test_retractions_need_no_model(builder: BatchBuilder, encoder: HashEncoder, registry: CollectorRegistry) -> None:
+    batch = builder.build([Record(None, offset=1), json_record({"retract": {}}, offset=2)])
+    assert outline(batch) == ([(1, ""), (2, "")], [])
+    assert encoder.batches == []
+    assert registry.get_sample_value("recipe_encoder_stage_seconds_count", {"stage": "encode"}) == 0
+
+
+def test_what_cannot_be_parsed_or_encoded_is_refused_alone(builder: BatchBuilder, encoder: HashEncoder) -> None:
+    batch = builder.build(
+        [
+            upsert("one", offset=1),
+            Record(b"nonsense", offset=2),
+            upsert("unreadable", offset=3),
+            Record(None, offset=4),
+            upsert("two", offset=5),
+        ]
+    )
+    assert outline(batch) == ([(1, "one"), (4, ""), (5, "two")], [(2, "decode"), (3, "encode")])
+    assert str(batch.refused[1].error) == "statement: is 999 tokens long, at most 256 are read"
+    assert encoder.batches == [["one"], ["two"]]
+
+
+def test_a_batch_of_nothing_but_refusals_writes_nothing(builder: BatchBuilder) -> None:
+    assert outline(builder.build([Record(b"", offset=1)])) == ([], [(1, "decode")])
+
+
+def test_size_and_stages_are_measured_once_per_batch(builder: BatchBuilder, registry: CollectorRegistry) -> None:
+    builder.build([upsert("one"), upsert("two"), Record(b"")])
+    assert registry.get_sample_value("recipe_encoder_batch_size_sum") == 3
+    assert registry.get_sample_value("recipe_encoder_batch_size_count") == 1
+    for stage in ("parse", "encode"):
+        assert registry.get_sample_value("recipe_encoder_stage_seconds_count", {"stage": stage}) == 1

@@ -1,0 +1,434 @@
+import asyncio
+import urllib.request
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+import pytest
+import torch
+from generation_harness import (
+    MISS,
+    MODEL_VERSION,
+    FakeRetriever,
+    closed_address,
+    generator,
+    hit,
+    served,
+    silent_address,
+    some_prompt,
+)
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc_calls import violations
+from grpc_health.v1 import health_pb2
+from tiny_models import make_language_model
+
+from recipe_common.clock import to_timestamp
+from recipe_common.errors import (
+    FailedPreconditionError,
+    FieldViolation,
+    InvalidArgumentError,
+    RecipeError,
+    UnavailableError,
+)
+from recipe_generator.engine import TransformersEngine
+from recipe_generator.server import SERVICE, GeneratorServer
+from recipe_model.language_model import LanguageModel
+from recipe_protos.generator.v1 import generator_pb2 as pb
+from recipe_protos.generator.v1 import generator_pb2_grpc
+from recipe_protos.retriever.v1 import retriever_pb2
+
+Stub: TypeAlias = "generator_pb2_grpc.GeneratorServiceAsyncStub"  # known to type checkers only
+Result = TypeVar("Result")
+
+TEXT = "The mayor of Aville is"
+UNEDITED = [pb.KNOWLEDGE_STATUS_UNEDITED_NO_MATCH, pb.KNOWLEDGE_STATUS_UNEDITED_OFF]
+ANSWER_UNEDITED = pb.RETRIEVER_FAILURE_POLICY_ANSWER_UNEDITED
+
+
+@pytest.fixture
+def llm() -> LanguageModel:
+    return make_language_model()
+
+
+class Setup:
+    """A generator in front of a retriever, started for one scenario."""
+
+    def __init__(self, llm: LanguageModel, answer: retriever_pb2.RetrieveResponse | RecipeError = MISS) -> None:
+        self.llm = llm
+        self.retriever = FakeRetriever(answer)
+        self.settings: dict[str, Any] = {}
+
+    def run(self, scenario: Callable[[Stub, GeneratorServer, grpc.aio.Channel], Awaitable[Result]]) -> Result:
+        async def started() -> Result:
+            async with (
+                served(self.retriever) as asked,
+                generator(TransformersEngine(self.llm), **{"retriever": asked} | self.settings) as (server, address),
+                grpc.aio.insecure_channel(address) as channel,
+            ):
+                return await scenario(generator_pb2_grpc.GeneratorServiceStub(channel), server, channel)
+
+        return asyncio.run(started())
+
+    def generate(self, **fields: Any) -> pb.GenerateResponse:
+        request = pb.GenerateRequest(**{"prompt": TEXT, "max_new_tokens": 8} | fields)
+
+        async def scenario(stub: Stub, _: GeneratorServer, __: grpc.aio.Channel) -> pb.GenerateResponse:
+            return await stub.Generate(request)
+
+        return self.run(scenario)
+
+    def compare(self, **fields: Any) -> pb.CompareResponse:
+        request = pb.CompareRequest(**{"prompt": TEXT, "max_new_tokens": 8} | fields)
+
+        async def scenario(stub: Stub, _: GeneratorServer, __: grpc.aio.Channel) -> pb.CompareResponse:
+            return await stub.Compare(request)
+
+        return self.run(scenario)
+
+    def refusal(self, **fields: Any) -> grpc.aio.AioRpcError:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            self.generate(**fields)
+        return raised.value
+
+
+def test_on_a_hit_the_text_is_generated_behind_the_facts_prompt(llm: LanguageModel) -> None:
+    prompt = some_prompt()
+
+    response = Setup(llm, hit(prompt)).generate()
+
+    expected = llm.generate(torch.from_numpy(prompt), TEXT, 8).text
+    assert expected != llm.generate(None, TEXT, 8).text
+    assert response == pb.GenerateResponse(
+        text=expected,
+        finish_reason=pb.FINISH_REASON_LENGTH,
+        generated_tokens=8,
+        prompt_tokens=len(TEXT),
+        knowledge=pb.Knowledge(
+            status=pb.KNOWLEDGE_STATUS_EDITED,
+            decision=retriever_pb2.DECISION_HIT,
+            fact_id="mayor",
+            revision=7,
+            statement="The mayor of Aville is Ann",
+            similarity=5.0,
+            sentinel_similarity=2.0,
+            margin=3.0,
+            model_version=MODEL_VERSION,
+        ),
+    )
+
+
+@pytest.mark.parametrize("decision", [retriever_pb2.DECISION_BELOW_SENTINEL, retriever_pb2.DECISION_EMPTY_BASE])
+def test_on_a_miss_the_text_is_the_plain_models(llm: LanguageModel, decision: retriever_pb2.Decision.ValueType) -> None:
+    answer = retriever_pb2.RetrieveResponse(decision=decision, sentinel_similarity=-1.5, model_version=MODEL_VERSION)
+
+    response = Setup(llm, answer).generate(knowledge=pb.KNOWLEDGE_MODE_ON)
+
+    assert response.text == llm.generate(None, TEXT, 8).text
+    assert response.knowledge == pb.Knowledge(
+        status=pb.KNOWLEDGE_STATUS_UNEDITED_NO_MATCH,
+        decision=decision,
+        sentinel_similarity=-1.5,
+        model_version=MODEL_VERSION,
+    )
+
+
+def test_off_does_not_ask_the_retriever_and_the_text_is_the_plain_models(llm: LanguageModel) -> None:
+    setup = Setup(llm, hit(some_prompt()))
+
+    response = setup.generate(knowledge=pb.KNOWLEDGE_MODE_OFF)
+
+    assert response.text == llm.generate(None, TEXT, 8).text
+    assert response.knowledge == pb.Knowledge(status=pb.KNOWLEDGE_STATUS_UNEDITED_OFF)
+    assert setup.retriever.requests == []
+
+
+def test_compare_answers_with_and_without_the_fact(llm: LanguageModel) -> None:
+    prompt = some_prompt()
+    setup = Setup(llm, hit(prompt))
+
+    response = setup.compare()
+
+    assert response.with_knowledge.text == llm.generate(torch.from_numpy(prompt), TEXT, 8).text
+    assert response.with_knowledge.knowledge.status == pb.KNOWLEDGE_STATUS_EDITED
+    assert response.without_knowledge.text == llm.generate(None, TEXT, 8).text
+    assert response.without_knowledge.knowledge.status == pb.KNOWLEDGE_STATUS_UNEDITED_OFF
+    assert len(setup.retriever.requests) == 1
+
+
+def test_compare_of_a_miss_is_the_same_answer_twice(llm: LanguageModel) -> None:
+    response = Setup(llm).compare()
+    both = [response.with_knowledge, response.without_knowledge]
+    assert [answer.knowledge.status for answer in both] == UNEDITED
+    for answer in both:
+        answer.ClearField("knowledge")
+    assert both[0] == both[1]
+
+
+def test_the_retriever_is_asked_for_the_bare_text_in_the_requests_namespace_and_time(llm: LanguageModel) -> None:
+    setup = Setup(llm)
+    time = to_timestamp(datetime(2026, 3, 1, tzinfo=UTC))
+
+    async def scenario(stub: Stub, _: GeneratorServer, __: grpc.aio.Channel) -> None:
+        await stub.Generate(pb.GenerateRequest(prompt=TEXT, max_new_tokens=1))
+        await stub.Generate(pb.GenerateRequest(prompt=TEXT, max_new_tokens=1, namespace="cities", as_of=time))
+        await stub.Compare(pb.CompareRequest(prompt=TEXT, max_new_tokens=1, namespace="cities", as_of=time))
+
+    setup.run(scenario)
+
+    assert setup.retriever.requests == [
+        retriever_pb2.RetrieveRequest(namespace="default", query=TEXT),
+        retriever_pb2.RetrieveRequest(namespace="cities", query=TEXT, as_of=time),
+        retriever_pb2.RetrieveRequest(namespace="cities", query=TEXT, as_of=time),
+    ]
+
+
+def test_a_retrieval_gets_the_settings_time_or_what_is_left_of_the_callers(llm: LanguageModel) -> None:
+    setup = Setup(llm)
+    setup.settings = {"retriever_timeout_seconds": 60}
+
+    async def scenario(stub: Stub, _: GeneratorServer, __: grpc.aio.Channel) -> None:
+        for seconds in (None, 900, 30):
+            await stub.Generate(pb.GenerateRequest(prompt=TEXT, max_new_tokens=1), timeout=seconds)
+
+    setup.run(scenario)
+
+    # Deadlines are rounded up a little on their way.
+    assert [seconds > 45 for seconds in setup.retriever.seconds] == [True, True, False]
+    assert max(setup.retriever.seconds) < 75
+
+
+@pytest.mark.parametrize("policy", [pb.RETRIEVER_FAILURE_POLICY_UNSPECIFIED, pb.RETRIEVER_FAILURE_POLICY_FAIL])
+def test_without_the_retriever_a_request_fails(llm: LanguageModel, policy: pb.RetrieverFailurePolicy.ValueType) -> None:
+    setup = Setup(llm)
+    setup.settings = {"retriever": closed_address()}
+
+    error = setup.refusal(on_retriever_failure=policy)
+
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    details = error.details() or ""
+    assert details.startswith("the retriever did not answer within 2 s (UNAVAILABLE: ")
+    assert details.endswith("; retry, or set on_retriever_failure to ANSWER_UNEDITED")
+
+
+def test_without_the_retriever_a_request_may_be_answered_unedited(llm: LanguageModel) -> None:
+    setup = Setup(llm)
+    setup.settings = {"retriever": closed_address()}
+
+    response = setup.generate(on_retriever_failure=ANSWER_UNEDITED)
+
+    assert response.text == llm.generate(None, TEXT, 8).text
+    knowledge = response.knowledge
+    assert knowledge.degraded_reason.startswith("the retriever did not answer within 2 s (UNAVAILABLE: ")
+    knowledge.ClearField("degraded_reason")
+    assert knowledge == pb.Knowledge(status=pb.KNOWLEDGE_STATUS_UNEDITED_DEGRADED)
+
+
+def test_compare_follows_the_policy_too(llm: LanguageModel) -> None:
+    setup = Setup(llm)
+    setup.settings = {"retriever": closed_address()}
+    response = setup.compare(on_retriever_failure=ANSWER_UNEDITED)
+    assert response.with_knowledge.knowledge.status == pb.KNOWLEDGE_STATUS_UNEDITED_DEGRADED
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        setup.compare()
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_retriever_that_hangs_is_given_up(llm: LanguageModel) -> None:
+    setup = Setup(llm)
+    with silent_address() as address:
+        setup.settings = {"retriever": address, "retriever_timeout_seconds": 0.1}
+        response = setup.generate(on_retriever_failure=ANSWER_UNEDITED)
+    assert response.knowledge.status == pb.KNOWLEDGE_STATUS_UNEDITED_DEGRADED
+    assert "did not answer within 0.1 s (DEADLINE_EXCEEDED: " in response.knowledge.degraded_reason
+
+
+OTHER_VERSION = retriever_pb2.RetrieveResponse(
+    decision=retriever_pb2.DECISION_BELOW_SENTINEL, sentinel_similarity=2.0, model_version="recipe-other"
+)
+UNUSABLE: list[tuple[retriever_pb2.RetrieveResponse | RecipeError, grpc.StatusCode, str]] = [
+    (
+        OTHER_VERSION,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "the retriever serves model version recipe-other, this generator's checkpoint is recipe-tiny; "
+        "deploy the same checkpoint to both",
+    ),
+    (
+        hit(some_prompt()[:, :-1]),
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "the retriever sent a prompt of shape (3, 31) in 186 bytes; the checkpoint makes (3, 32)",
+    ),
+    (
+        hit(some_prompt(), values=b"\0" * 190),
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "the retriever sent a prompt of shape (3, 32) in 190 bytes; the checkpoint makes (3, 32)",
+    ),
+    (
+        hit(some_prompt(), values=some_prompt(1).tobytes()),
+        grpc.StatusCode.UNAVAILABLE,
+        "the retriever sent a prompt whose bytes do not match their digest; retry",
+    ),
+    (
+        hit(some_prompt(), sha256=b""),
+        grpc.StatusCode.UNAVAILABLE,
+        "the retriever sent a prompt whose bytes do not match their digest; retry",
+    ),
+    (
+        FailedPreconditionError("the base was made for another model"),
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "retriever: the base was made for another model",
+    ),
+    (
+        UnavailableError("the store is away"),
+        grpc.StatusCode.UNAVAILABLE,
+        "the retriever did not answer within 2 s (UNAVAILABLE: the store is away); retry, "
+        "or set on_retriever_failure to ANSWER_UNEDITED",
+    ),
+]
+
+
+@pytest.mark.parametrize(("answer", "code", "details"), UNUSABLE)
+def test_knowledge_that_cannot_be_used_fails_the_request(
+    llm: LanguageModel,
+    answer: retriever_pb2.RetrieveResponse | RecipeError,
+    code: grpc.StatusCode,
+    details: str,
+) -> None:
+    error = Setup(llm, answer).refusal()
+    assert (error.code(), error.details()) == (code, details)
+
+
+@pytest.mark.parametrize(("answer", "code", "details"), UNUSABLE[:1] + UNUSABLE[3:4])
+def test_knowledge_that_cannot_be_used_may_be_done_without(
+    llm: LanguageModel, answer: retriever_pb2.RetrieveResponse, code: grpc.StatusCode, details: str
+) -> None:
+    response = Setup(llm, answer).generate(on_retriever_failure=ANSWER_UNEDITED)
+    assert response.text == llm.generate(None, TEXT, 8).text
+    assert response.knowledge == pb.Knowledge(status=pb.KNOWLEDGE_STATUS_UNEDITED_DEGRADED, degraded_reason=details)
+
+
+@pytest.mark.parametrize("policy", [pb.RETRIEVER_FAILURE_POLICY_FAIL, ANSWER_UNEDITED])
+def test_a_text_that_the_retriever_refuses_is_the_callers_fault_whatever_the_policy(
+    llm: LanguageModel, policy: pb.RetrieverFailurePolicy.ValueType
+) -> None:
+    refused = InvalidArgumentError([FieldViolation("query", "is 999 tokens long")])
+    error = Setup(llm, refused).refusal(on_retriever_failure=policy)
+    assert violations(error) == [("prompt", "the retriever refuses it: query: is 999 tokens long")]
+
+
+KNOWLEDGE_MODES = "KNOWLEDGE_MODE_UNSPECIFIED, KNOWLEDGE_MODE_ON, KNOWLEDGE_MODE_OFF"
+POLICIES = (
+    "RETRIEVER_FAILURE_POLICY_UNSPECIFIED, RETRIEVER_FAILURE_POLICY_FAIL, RETRIEVER_FAILURE_POLICY_ANSWER_UNEDITED"
+)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"prompt": ""}, ("prompt", "must not be empty")),
+        ({"prompt": " \t"}, ("prompt", "must not be empty")),
+        ({"prompt": "x" * 32_001}, ("prompt", "must have at most 32000 characters")),
+        ({"max_new_tokens": 101}, ("max_new_tokens", "must be at most 100 on this server")),
+        ({"knowledge": 3}, ("knowledge", f"3 is none of {KNOWLEDGE_MODES}")),
+        ({"on_retriever_failure": 9}, ("on_retriever_failure", f"9 is none of {POLICIES}")),
+        (
+            {"as_of": Timestamp(seconds=10**12)},
+            ("as_of", "must lie in the years 1 to 9999, with nanos from 0 to 999999999"),
+        ),
+        (
+            {"prompt": "x" * 250},
+            (
+                "prompt",
+                "has 250 tokens; with max_new_tokens 8 that exceeds the LLM's 256; shorten one of them",
+            ),
+        ),
+    ],
+)
+def test_a_bad_field_is_named_with_what_it_must_be(
+    llm: LanguageModel, fields: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    setup = Setup(llm)
+    setup.settings = {"max_new_tokens": 100}
+    assert violations(setup.refusal(**fields)) == [expected]
+
+
+def test_a_bad_namespace_is_refused(llm: LanguageModel) -> None:
+    ((field, _),) = violations(Setup(llm).refusal(namespace="a/b"))
+    assert field == "namespace"
+
+
+def test_the_facts_prompt_counts_towards_the_context(llm: LanguageModel) -> None:
+    fits = "x" * (256 - 8 - 3)
+    assert Setup(llm, hit(some_prompt())).generate(prompt=fits).prompt_tokens == len(fits)
+    error = Setup(llm, hit(some_prompt())).refusal(prompt=fits + "x")
+    assert violations(error)[0][1].startswith("has 249 tokens; with max_new_tokens 8 that exceeds")
+
+
+@pytest.mark.parametrize(("largest", "expected"), [(512, 32), (5, 5)])
+def test_no_number_of_tokens_means_the_servers_default(llm: LanguageModel, largest: int, expected: int) -> None:
+    setup = Setup(llm)
+    setup.settings = {"max_new_tokens": largest}
+    assert setup.generate(max_new_tokens=0).generated_tokens == expected
+
+
+def test_a_text_that_the_llm_ends_says_so(llm: LanguageModel) -> None:
+    settings = llm.model.generation_config
+    assert settings is not None
+    settings.eos_token_id = int(llm.logits(None, llm.token_ids(TEXT))[-1].argmax())
+
+    response = Setup(llm).generate()
+
+    assert (response.finish_reason, response.generated_tokens, response.text) == (
+        pb.FINISH_REASON_END_OF_TEXT,
+        0,
+        llm.tokenizer.decode([settings.eos_token_id], skip_special_tokens=True),
+    )
+
+
+def test_answers_tokens_and_stages_are_counted(llm: LanguageModel) -> None:
+    setup = Setup(llm, hit(some_prompt()))
+
+    async def scenario(stub: Stub, server: GeneratorServer, _: grpc.aio.Channel) -> str:
+        request = pb.GenerateRequest(prompt=TEXT, max_new_tokens=3)
+        await stub.Generate(request)
+        await stub.Compare(pb.CompareRequest(prompt=TEXT, max_new_tokens=2))
+        setup.retriever.answer = MISS
+        await stub.Generate(request)
+        setup.retriever.answer = UnavailableError("away")
+        await stub.Generate(pb.GenerateRequest(prompt=TEXT, max_new_tokens=1, on_retriever_failure=ANSWER_UNEDITED))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.Generate(request)
+        await stub.Generate(pb.GenerateRequest(prompt=TEXT, max_new_tokens=1, knowledge=pb.KNOWLEDGE_MODE_OFF))
+        url = f"http://127.0.0.1:{server.metrics_port}/metrics"
+        response = await asyncio.to_thread(urllib.request.urlopen, url)
+        return str(response.read().decode())
+
+    lines = setup.run(scenario).splitlines()
+
+    names = (
+        "recipe_generator_answers_total{",
+        "recipe_generator_tokens_total ",
+        "recipe_generator_stage_seconds_count",
+    )
+    assert sorted(line for line in lines if line.startswith(names)) == [
+        'recipe_generator_answers_total{knowledge="edited"} 2.0',
+        'recipe_generator_answers_total{knowledge="unedited_degraded"} 1.0',
+        'recipe_generator_answers_total{knowledge="unedited_no_match"} 1.0',
+        'recipe_generator_answers_total{knowledge="unedited_off"} 2.0',
+        'recipe_generator_stage_seconds_count{stage="generate"} 6.0',
+        'recipe_generator_stage_seconds_count{stage="retrieve"} 5.0',
+        "recipe_generator_tokens_total 12.0",
+    ]
+
+
+def test_a_started_generator_serves(llm: LanguageModel) -> None:
+    async def scenario(_: Stub, __: GeneratorServer, channel: grpc.aio.Channel) -> int:
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        status: int = (await check(health_pb2.HealthCheckRequest(service=SERVICE))).status
+        return status
+
+    assert Setup(llm).run(scenario) == health_pb2.HealthCheckResponse.SERVING

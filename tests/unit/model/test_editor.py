@@ -1,0 +1,127 @@
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recipe_common.errors import FieldViolation, InvalidArgumentError
+from recipe_model.checkpoint import build_model, read_checkpoint, save_checkpoint
+from recipe_model.editor import RecipeEditor
+from recipe_model.errors import CheckpointError
+from recipe_model.networks import RecipeModel
+from recipe_model.pretrained import load_text_encoder
+from tiny_models import (
+    LLM_HIDDEN,
+    SIZES,
+    byte_tokenizer,
+    checkpoint_config,
+    make_recipe_model,
+    save_encoder,
+    save_tiny_checkpoint,
+)
+
+STATEMENTS = ["The capital of Testland is Example City", "Ada writes", "The river of Testland is the Sample"]
+MAX_TOKENS = 128
+
+
+@pytest.fixture
+def model() -> RecipeModel:
+    return make_recipe_model().requires_grad_(False)
+
+
+@pytest.fixture
+def editor(model: RecipeModel) -> RecipeEditor:
+    return RecipeEditor(model, byte_tokenizer(marked=True), MAX_TOKENS, "recipe-test")
+
+
+def features_of(model: RecipeModel, text: str) -> torch.Tensor:
+    tokens = byte_tokenizer(marked=True)([text], return_tensors="pt")
+    return model.features(tokens["input_ids"], tokens["attention_mask"])
+
+
+def test_an_editor_says_what_it_makes(editor: RecipeEditor) -> None:
+    assert editor.model_version == "recipe-test"
+    assert editor.key_size == SIZES.representation
+    assert editor.prompt_shape == (SIZES.prompt_tokens, LLM_HIDDEN)
+
+
+def test_keys_and_prompts_are_the_networks(editor: RecipeEditor, model: RecipeModel) -> None:
+    keys, prompts = editor.encode(STATEMENTS[:1])
+
+    key = model.keys(features_of(model, STATEMENTS[0]))
+    assert (keys.dtype, prompts.dtype) == (np.float32, np.float16)
+    assert (keys.shape, prompts.shape) == ((1, editor.key_size), (1, *editor.prompt_shape))
+    np.testing.assert_array_equal(keys, key.numpy())
+    np.testing.assert_array_equal(prompts, model.prompts(key).half().numpy())
+
+
+def test_a_querys_score_is_its_inner_product_with_the_sentinel(editor: RecipeEditor, model: RecipeModel) -> None:
+    (query,) = editor.query(["What is the capital of Testland?"])
+
+    vector = model.queries(features_of(model, "What is the capital of Testland?"))[0]
+    assert query.vector.dtype == np.float32
+    np.testing.assert_array_equal(query.vector, vector.numpy())
+    assert query.sentinel_similarity == pytest.approx(float(vector @ model.sentinel()), rel=1e-5)
+
+
+def test_a_batch_is_encoded_as_its_statements_are_alone(editor: RecipeEditor) -> None:
+    keys, prompts = editor.encode(STATEMENTS)
+    for row, statement in enumerate(STATEMENTS):
+        key, prompt = editor.encode([statement])
+        np.testing.assert_allclose(keys[row], key[0], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(prompts[row], prompt[0], rtol=1e-2, atol=1e-2)
+
+
+def test_a_batch_of_queries_is_encoded_as_they_are_alone(editor: RecipeEditor) -> None:
+    for query, text in zip(editor.query(STATEMENTS), STATEMENTS, strict=True):
+        (alone,) = editor.query([text])
+        np.testing.assert_allclose(query.vector, alone.vector, rtol=1e-4, atol=1e-4)
+        assert query.sentinel_similarity == pytest.approx(alone.sentinel_similarity, rel=1e-4, abs=1e-3)
+
+
+def test_a_text_may_be_as_long_as_the_encoder_reads(editor: RecipeEditor) -> None:
+    longest = "x" * (MAX_TOKENS - 2)  # beside the start and end tokens
+    assert len(editor.query([longest])) == 1
+    assert len(editor.encode([longest])[0]) == 1
+
+
+def test_a_text_that_is_too_long_is_refused_instead_of_cut(editor: RecipeEditor) -> None:
+    too_long = ["short", "x" * (MAX_TOKENS - 1)]
+    with pytest.raises(InvalidArgumentError) as of_statement:
+        editor.encode(too_long)
+    with pytest.raises(InvalidArgumentError) as of_query:
+        editor.query(too_long)
+
+    description = "is 129 tokens long, at most 128 can be encoded; shorten it"
+    assert of_statement.value.violations == (FieldViolation("statement", description),)
+    assert of_query.value.violations == (FieldViolation("query", description),)
+
+
+def test_threads_may_share_an_editor(editor: RecipeEditor) -> None:
+    texts = [f"{statement} {number}" for number in range(8) for statement in STATEMENTS]
+    expected = [editor.query([text])[0].vector for text in texts]
+
+    with ThreadPoolExecutor(4) as executor:
+        found = list(executor.map(lambda text: editor.query([text])[0].vector, texts))
+
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_editor_is_loaded_from_a_checkpoint_and_its_encoder(tmp_path: Path) -> None:
+    version = save_checkpoint(tmp_path / "recipe.safetensors", make_recipe_model(), checkpoint_config())
+    folder = save_encoder(tmp_path / "encoder")
+
+    editor = RecipeEditor.load(tmp_path / "recipe.safetensors", folder)
+
+    built = build_model(read_checkpoint(tmp_path / "recipe.safetensors"), load_text_encoder(folder))
+    assert editor.model_version == version
+    keys, _ = editor.encode(STATEMENTS[:1])
+    np.testing.assert_array_equal(keys, built.keys(features_of(built, STATEMENTS[0])).numpy())
+
+
+def test_an_editor_is_not_loaded_with_another_encoder(tmp_path: Path) -> None:
+    save_tiny_checkpoint(tmp_path / "recipe.safetensors", seed=0)
+    folder = save_encoder(tmp_path / "encoder", seed=1)
+    with pytest.raises(CheckpointError, match="was trained for the text encoder tiny-encoder, not for"):
+        RecipeEditor.load(tmp_path / "recipe.safetensors", folder)

@@ -1,0 +1,131 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from recipe_model.networks import PromptHead, RecipeModel, RecipeSizes, RepresentationHead, pool
+from tiny_models import SIZES, byte_tokenizer, make_bert, make_recipe_model, make_roberta
+
+
+def set_linear(layer: nn.Linear, weight: list[list[float]], bias: list[float] | None = None) -> None:
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(weight))
+        if bias is not None:
+            layer.bias.copy_(torch.tensor(bias))
+
+
+def tokens_of(*texts: str) -> tuple[Tensor, Tensor]:
+    tokens = byte_tokenizer(marked=True)(list(texts), padding=True, return_tensors="pt")
+    return tokens["input_ids"], tokens["attention_mask"]
+
+
+def test_representation_head_is_x_plus_relu_of_a_linear_map_of_x() -> None:
+    head = RepresentationHead(features=3, representation=2)
+    set_linear(head.project, [[1.0, 0.0, 2.0], [0.0, -1.0, 0.0]], [0.5, 1.0])
+    set_linear(head.refine, [[2.0, 0.0], [1.0, -3.0]], [-1.0, 0.0])
+
+    # x = (1 + 6 + 0.5, -2 + 1) = (7.5, -1); W2 x + b2 = (14, 10.5)
+    # x = (0 - 2 + 0.5, 4 + 1) = (-1.5, 5); W2 x + b2 = (-4, -16.5)
+    features = torch.tensor([[1.0, 2.0, 3.0], [0.0, -4.0, -1.0]])
+    assert head(features).tolist() == [[21.5, 9.5], [-1.5, 5.0]]
+
+
+def test_prompt_head_adds_a_scaled_part_of_the_standardised_key_to_what_is_common() -> None:
+    head = PromptHead(
+        RecipeSizes(encoder_hidden=1, llm_hidden=1, representation=2, prompt_tokens=2, sentinel_tokens=1)
+    ).eval()
+    set_linear(head.refine, [[1.0, 0.0], [0.0, 1.0]])
+    set_linear(head.project, [[1.0, 1.0], [0.0, 2.0]])
+    assert head.standardise.running_mean is not None
+    assert head.standardise.running_var is not None
+    head.standardise.eps = 0.0
+    head.standardise.running_mean.copy_(torch.tensor([1.0, 2.0]))
+    head.standardise.running_var.copy_(torch.tensor([4.0, 0.25]))
+    head.scale.fill_(0.5)
+    with torch.no_grad():
+        head.common.copy_(torch.tensor([[10.0], [20.0]]))
+
+    # n = ((5 - 1) / 2, (1 - 2) / 0.5) = (2, -2); y = n + ReLU(n) = (4, -2); B y = (2, -4)
+    assert head(torch.tensor([[5.0, 1.0]])).tolist() == [[[11.0], [18.0]]]
+
+
+def test_prompts_at_inference_do_not_depend_on_their_batch() -> None:
+    model = make_recipe_model()
+    keys = torch.randn(5, SIZES.representation)
+
+    together = model.prompts(keys)
+
+    assert together.shape == (5, SIZES.prompt_tokens, SIZES.llm_hidden)
+    for row in range(5):
+        torch.testing.assert_close(model.prompts(keys[row : row + 1])[0], together[row])
+
+
+def test_pool_is_max_min_and_mean_over_the_unmasked_tokens() -> None:
+    hidden = torch.tensor([[[1.0, -2.0], [3.0, -4.0], [99.0, -99.0]], [[-5.0, 6.0], [-1.0, 0.0], [0.0, 0.0]]])
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+
+    pooled = pool(hidden, mask)
+
+    assert pooled.tolist() == [[3.0, -2.0, 1.0, -4.0, 2.0, -3.0], [0.0, 6.0, -5.0, 0.0, -2.0, 2.0]]
+
+
+@pytest.mark.parametrize("padding", [-1e9, 0.0, 1e9])
+def test_pool_does_not_see_what_stands_in_padding(padding: float) -> None:
+    hidden = torch.randn(1, 3, 4)
+    padded = torch.cat([hidden, torch.full((1, 2, 4), padding)], dim=1)
+
+    pooled = pool(padded, torch.tensor([[1, 1, 1, 0, 0]]))
+
+    assert torch.equal(pooled, pool(hidden, torch.ones(1, 3)))
+
+
+def test_features_of_a_text_are_the_same_alone_and_padded() -> None:
+    model = make_recipe_model()
+
+    alone = model.features(*tokens_of("short"))
+    padded = model.features(*tokens_of("short", "a very much longer text"))
+
+    torch.testing.assert_close(padded[0], alone[0])
+
+
+@pytest.mark.parametrize("make_encoder", [make_bert, make_roberta])
+def test_sentinel_is_the_key_of_its_pseudo_tokens(make_encoder: Callable[[], PreTrainedModel]) -> None:
+    model = RecipeModel(make_encoder(), SIZES).eval()
+
+    words = model.sentinel_tokens.unsqueeze(0)
+    features = pool(model.encoder(inputs_embeds=words).last_hidden_state, torch.ones(1, SIZES.sentinel_tokens))
+
+    assert model.sentinel_tokens.shape == (SIZES.sentinel_tokens, SIZES.encoder_hidden)
+    assert model.sentinel().shape == (SIZES.representation,)
+    torch.testing.assert_close(model.sentinel(), model.keys(features)[0])
+
+
+def test_sentinel_starts_as_words_of_the_encoder() -> None:
+    model = make_recipe_model()
+    words = model.encoder.get_input_embeddings().weight
+    assert isinstance(words, Tensor)
+    for token in model.sentinel_tokens:
+        assert (words == token).all(dim=1).any()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_prompts_start_as_words_plus_a_part_of_the_words_scale(training: bool) -> None:
+    model = make_recipe_model().train(training)
+    keys = torch.randn(16, SIZES.representation)
+    words = 0.14 * torch.randn(50, SIZES.llm_hidden)
+
+    model.start_prompts(words, keys)
+
+    common = model.prompt_head.common.detach()
+    assert common.shape == (SIZES.prompt_tokens, SIZES.llm_hidden)
+    assert all((words == token).all(dim=1).any() for token in common)
+    specific = model.prompts(keys).detach() - common
+    assert float(specific.square().mean()) == pytest.approx(float(words.square().mean()), rel=1e-3)
+
+
+def test_word_embeddings_and_only_they_are_frozen() -> None:
+    model = make_recipe_model()
+    frozen = [name for name, value in model.named_parameters() if not value.requires_grad]
+    assert frozen == ["encoder.embeddings.word_embeddings.weight"]

@@ -1,0 +1,300 @@
+import asyncio
+import hashlib
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc_health.v1 import health_pb2
+
+from grpc_calls import violations
+from recipe_common.clock import to_timestamp
+from recipe_protos.knowledge.v1.knowledge_pb2 import Source
+from recipe_protos.retriever.v1 import retriever_pb2 as pb
+from recipe_protos.retriever.v1 import retriever_pb2_grpc
+from recipe_retriever.server import SERVICE, RetrieverServer
+from recipe_retriever.settings import RetrieverSettings
+from recipe_store import StoreUnavailableError
+from recipe_store.edge_store import EdgeStore, open_edge_store
+from retrieval_harness import (
+    EVENT_TIME,
+    KEY_SIZE,
+    MODEL_VERSION,
+    PROMPT_SHAPE,
+    TableEncoder,
+    axis,
+    make_fact,
+    make_write,
+    prompt_of,
+    retraction,
+)
+
+Stub: TypeAlias = "retriever_pb2_grpc.RetrieverServiceAsyncStub"  # known to type checkers only
+Result = TypeVar("Result")
+
+FACT_MESSAGE = pb.Fact(
+    namespace="cities",
+    fact_id="mayor",
+    revision=3,
+    statement="The mayor of Aville is Ann",
+    subject="Aville",
+    aliases=["A-Ville", "AV"],
+    valid_from=to_timestamp(datetime(2025, 1, 1, tzinfo=UTC)),
+    valid_until=to_timestamp(datetime(2030, 1, 1, tzinfo=UTC)),
+    labels={"country": "AA"},
+    event_id="event-mayor",
+    event_time=to_timestamp(EVENT_TIME),
+    source=Source(publisher="atlas", uri="https://atlas.example/aville"),
+    position=pb.LogPosition(topic="recipe.knowledge-updates.v1", partition=3, offset=17),
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[EdgeStore]:
+    opened = open_edge_store(tmp_path / "store", MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeStore]:
+    """For requests that never reach a fact."""
+    opened = open_edge_store(tmp_path_factory.mktemp("store"), MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)
+    yield opened
+    opened.close()
+
+
+def serve(store: EdgeStore, scenario: Callable[[Stub, RetrieverServer, grpc.aio.Channel], Awaitable[Result]]) -> Result:
+    """Runs the scenario against a retriever on a port of its own."""
+
+    async def run() -> Result:
+        async with running(store) as (server, channel):
+            return await scenario(retriever_pb2_grpc.RetrieverServiceStub(channel), server, channel)
+
+    return asyncio.run(run())
+
+
+@asynccontextmanager
+async def running(store: EdgeStore) -> AsyncIterator[tuple[RetrieverServer, grpc.aio.Channel]]:
+    settings = RetrieverSettings(port=0, metrics_port=0, drain_seconds=0)
+    server = RetrieverServer(settings, TableEncoder({"east": axis(1)}), store)
+    try:
+        port = await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield server, channel
+    finally:
+        await server.stop()
+
+
+def call(store: EdgeStore, method: str, request: Any) -> Any:
+    """The response to one call."""
+
+    async def scenario(stub: Stub, _: RetrieverServer, __: grpc.aio.Channel) -> Any:
+        return await getattr(stub, method)(request)
+
+    return serve(store, scenario)
+
+
+def refusal(store: EdgeStore, method: str, request: Any) -> grpc.aio.AioRpcError:
+    """The error that ends one call."""
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        call(store, method, request)
+    return raised.value
+
+
+def test_a_hit_carries_the_fact_its_prompt_and_the_similarities(store: EdgeStore) -> None:
+    store.write([make_write(make_fact(), axis(0, 5.0), value=0.25)])
+
+    response = call(store, "Retrieve", pb.RetrieveRequest(namespace="cities", query="north"))
+
+    values = prompt_of(0.25).tobytes()
+    assert response == pb.RetrieveResponse(
+        decision=pb.DECISION_HIT,
+        similarity=5.0,
+        sentinel_similarity=2.0,
+        margin=3.0,
+        fact=FACT_MESSAGE,
+        prompt=pb.Prompt(values=values, tokens=2, hidden_size=3, sha256=hashlib.sha256(values).digest()),
+        model_version=MODEL_VERSION,
+    )
+    assert np.frombuffer(response.prompt.values, "<f2").tolist() == [0.25] * 6
+
+
+def test_a_miss_carries_the_threshold_and_nothing_of_the_store(store: EdgeStore) -> None:
+    store.write([make_write(make_fact(), axis(0, 5.0))])
+    response = call(store, "Retrieve", pb.RetrieveRequest(namespace="cities", query="east"))
+    assert response == pb.RetrieveResponse(
+        decision=pb.DECISION_BELOW_SENTINEL, sentinel_similarity=2.0, model_version=MODEL_VERSION
+    )
+    assert not response.HasField("similarity")
+    assert not response.HasField("margin")
+
+
+def test_a_base_without_facts_is_an_answer_too(empty_store: EdgeStore) -> None:
+    response = call(empty_store, "Retrieve", pb.RetrieveRequest(query="north"))
+    assert response == pb.RetrieveResponse(
+        decision=pb.DECISION_EMPTY_BASE, sentinel_similarity=2.0, model_version=MODEL_VERSION
+    )
+
+
+def test_no_namespace_is_the_default_one(store: EdgeStore) -> None:
+    store.write([make_write(make_fact(namespace="default"), axis(0, 5.0))])
+    assert call(store, "Retrieve", pb.RetrieveRequest(query="north")).fact.namespace == "default"
+
+
+def test_a_query_may_ask_about_another_time(store: EdgeStore) -> None:
+    store.write([make_write(make_fact(), axis(0, 5.0))])
+    times = [datetime(2024, 6, 1, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC), datetime(2031, 6, 1, tzinfo=UTC)]
+
+    async def scenario(stub: Stub, _: RetrieverServer, __: grpc.aio.Channel) -> list[int]:
+        requests = [pb.RetrieveRequest(namespace="cities", query="north", as_of=to_timestamp(time)) for time in times]
+        return [(await stub.Retrieve(request)).decision for request in requests]
+
+    assert serve(store, scenario) == [pb.DECISION_BELOW_SENTINEL, pb.DECISION_HIT, pb.DECISION_BELOW_SENTINEL]
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "expected"),
+    [
+        ("Retrieve", pb.RetrieveRequest(), ("query", "must not be empty")),
+        ("Retrieve", pb.RetrieveRequest(query=" \n"), ("query", "must not be empty")),
+        ("Retrieve", pb.RetrieveRequest(query="x" * 32_001), ("query", "must have at most 32000 characters")),
+        ("Retrieve", pb.RetrieveRequest(query="too long"), ("query", "is 999 tokens long")),
+        (
+            "Retrieve",
+            pb.RetrieveRequest(query="q", as_of=Timestamp(seconds=-(10**12))),
+            ("as_of", "must lie in the years 1 to 9999, with nanos from 0 to 999999999"),
+        ),
+        ("GetFact", pb.GetFactRequest(), ("fact_id", "must have at least 1 character")),
+        (
+            "ListFacts",
+            pb.ListFactsRequest(page_size=1001),
+            ("page_size", "must be at most 1000; page through with page_token"),
+        ),
+        (
+            "ListFacts",
+            pb.ListFactsRequest(page_token="x"),
+            ("page_token", "must be empty or the token of the page before"),
+        ),
+    ],
+)
+def test_a_bad_field_is_named_with_what_it_must_be(
+    empty_store: EdgeStore, method: str, request_: Any, expected: tuple[str, str]
+) -> None:
+    assert violations(refusal(empty_store, method, request_)) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [
+        ("Retrieve", pb.RetrieveRequest(query="q")),
+        ("GetFact", pb.GetFactRequest(fact_id="mayor")),
+        ("ListFacts", pb.ListFactsRequest()),
+    ],
+)
+@pytest.mark.parametrize("namespace", ["a/b", "a\nb", "x" * 257])
+def test_a_bad_namespace_is_refused_everywhere(
+    empty_store: EdgeStore, method: str, request_: Any, namespace: str
+) -> None:
+    request = type(request_)()
+    request.CopyFrom(request_)
+    request.namespace = namespace
+    ((field, _),) = violations(refusal(empty_store, method, request))
+    assert field == "namespace"
+
+
+def test_a_fact_is_found_by_its_id_also_when_it_is_retracted(store: EdgeStore) -> None:
+    store.write([make_write(make_fact(), axis(0))])
+    request = pb.GetFactRequest(namespace="cities", fact_id="mayor")
+    assert call(store, "GetFact", request).fact == FACT_MESSAGE
+
+    store.write([retraction()])
+    fact = call(store, "GetFact", request).fact
+    assert (fact.retracted, fact.retract_reason, fact.statement, fact.revision) == (True, "withdrawn", "", 4)
+
+
+def test_an_unbounded_validity_is_unset(store: EdgeStore) -> None:
+    store.write([make_write(make_fact(valid_from=None, valid_until=None), axis(0))])
+    fact = call(store, "GetFact", pb.GetFactRequest(namespace="cities", fact_id="mayor")).fact
+    assert not fact.HasField("valid_from")
+    assert not fact.HasField("valid_until")
+
+
+def test_an_unknown_fact_is_not_found(empty_store: EdgeStore) -> None:
+    error = refusal(empty_store, "GetFact", pb.GetFactRequest(namespace="cities", fact_id="mayor"))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert error.details() == "fact_id: no fact 'mayor' was ever stored in namespace 'cities'"
+
+
+def test_facts_are_listed_page_by_page(store: EdgeStore) -> None:
+    names = {f"fact-{number}" for number in range(5)}
+    store.write([make_write(make_fact(name), axis(0)) for name in names])
+    store.write([make_write(make_fact("elsewhere", namespace="towns"), axis(0))])
+
+    async def scenario(stub: Stub, _: RetrieverServer, __: grpc.aio.Channel) -> list[list[str]]:
+        pages: list[list[str]] = []
+        token = ""
+        while token or not pages:
+            request = pb.ListFactsRequest(namespace="cities", page_size=2, page_token=token)
+            response = await stub.ListFacts(request)
+            pages.append([fact.fact_id for fact in response.facts])
+            token = response.next_page_token
+        return pages
+
+    pages = serve(store, scenario)
+    assert [len(page) for page in pages] == [2, 2, 1]
+    assert {name for page in pages for name in page} == names
+
+
+def test_a_page_holds_a_hundred_facts_unless_told_otherwise(store: EdgeStore) -> None:
+    store.write([make_write(make_fact(f"fact-{number}"), axis(0)) for number in range(102)])
+    first = call(store, "ListFacts", pb.ListFactsRequest(namespace="cities"))
+    whole = call(store, "ListFacts", pb.ListFactsRequest(namespace="cities", page_size=1000))
+    assert (len(first.facts), bool(first.next_page_token)) == (100, True)
+    assert (len(whole.facts), whole.next_page_token) == (102, "")
+
+
+def test_retracted_facts_are_listed_on_request_only(store: EdgeStore) -> None:
+    store.write([make_write(make_fact("mayor"), axis(0)), make_write(make_fact("river"), axis(1))])
+    store.write([retraction("mayor")])
+
+    live = call(store, "ListFacts", pb.ListFactsRequest(namespace="cities")).facts
+    every = call(store, "ListFacts", pb.ListFactsRequest(namespace="cities", include_retracted=True)).facts
+
+    assert [fact.fact_id for fact in live] == ["river"]
+    assert {fact.fact_id: fact.retracted for fact in every} == {"mayor": True, "river": False}
+
+
+def test_a_store_that_does_not_answer_makes_the_service_unavailable(
+    empty_store: EdgeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(*_: object, **__: object) -> None:
+        raise StoreUnavailableError("the store is away")
+
+    monkeypatch.setattr(empty_store, "search", search)
+    error = refusal(empty_store, "Retrieve", pb.RetrieveRequest(query="north"))
+    assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "the store is away")
+
+
+def test_a_started_retriever_serves_health_and_metrics(empty_store: EdgeStore) -> None:
+    async def scenario(stub: Stub, server: RetrieverServer, channel: grpc.aio.Channel) -> tuple[int, str]:
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        health = await check(health_pb2.HealthCheckRequest(service=SERVICE))
+        await stub.Retrieve(pb.RetrieveRequest(query="north"))
+        url = f"http://127.0.0.1:{server.metrics_port}/metrics"
+        response = await asyncio.to_thread(urllib.request.urlopen, url)
+        return health.status, response.read().decode()
+
+    status, metrics = serve(empty_store, scenario)
+    assert status == health_pb2.HealthCheckResponse.SERVING
+    assert 'recipe_retriever_decisions_total{decision="empty_base"} 1.0' in metrics

@@ -1,0 +1,250 @@
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from recipe_model.editor import QueryVector, RecipeEditor
+from recipe_model.language_model import LanguageModel
+from recipe_trainer import evaluation
+from recipe_trainer.datasets import Edit, Question
+from recipe_trainer.evaluation import Evaluation, normalise, says
+from tiny_models import LLM_HIDDEN, make_language_model
+
+EDITS = [
+    Edit(
+        "The mayor of A is",
+        "Ann",
+        paraphrases=("Who rules A?",),
+        unrelated=(Question("The area of B is", "small"),),
+    ),
+    Edit(
+        "The mayor of C is",
+        "Cem",
+        paraphrases=("Who rules C?",),
+        unrelated=(Question("The area of D is", "large"), Question("The name of E is", "Eve")),
+    ),
+]
+ALL_RIGHT = {"The mayor of A is": 0, "The mayor of C is": 1, "Who rules A?": 0, "Who rules C?": 1}
+
+
+class TableEditor:
+    """Keys are unit vectors; a table says which edit a question hits. It keeps what it was asked."""
+
+    model_version = "recipe-table"
+    key_size = 4
+    prompt_shape = (2, LLM_HIDDEN)
+
+    def __init__(self, hits: Mapping[str, int]) -> None:
+        self.hits = hits
+        self.statements: list[str] = []
+        self.questions: list[str] = []
+
+    def encode(self, statements: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+        rows = [[edit.statement for edit in EDITS].index(statement) for statement in statements]
+        self.statements += statements
+        return np.eye(self.key_size, dtype=np.float32)[rows], np.stack([self.prompt(row) for row in rows])
+
+    def prompt(self, row: int) -> NDArray[np.float16]:
+        return np.random.default_rng(row).normal(size=self.prompt_shape).astype(np.float16)
+
+    def query(self, questions: Sequence[str]) -> list[QueryVector]:
+        self.questions += questions
+        vectors = [np.eye(self.key_size, dtype=np.float32)[self.hits.get(text, 3)] for text in questions]
+        return [QueryVector(vector, 0.5) for vector in vectors]
+
+
+def evaluated(hits: Mapping[str, int], llm: LanguageModel, edits: Sequence[Edit] = EDITS) -> Evaluation:
+    return evaluation.evaluate(edits, cast("RecipeEditor", TableEditor(hits)), llm)
+
+
+@pytest.fixture(scope="module")
+def llm() -> LanguageModel:
+    return make_language_model()
+
+
+def teacher_forced(llm: LanguageModel, prompt: NDArray[np.float16] | None, question: str, answer: str) -> list[int]:
+    """The LLM's most likely token at each of the answer's places, one text at a time."""
+    ids = llm.token_ids(question)
+    prefix = None if prompt is None else torch.from_numpy(prompt.astype(np.float32))
+    logits = llm.logits(prefix, ids + llm.answer_ids(answer))
+    places: list[int] = logits.argmax(dim=-1)[len(ids) - 1 : -1].tolist()
+    return places
+
+
+def accuracy(llm: LanguageModel, prompt: NDArray[np.float16] | None, question: str, answer: str) -> float:
+    predicted, wanted = teacher_forced(llm, prompt, question, answer), llm.answer_ids(answer)
+    return sum(a == b for a, b in zip(predicted, wanted, strict=True)) / len(wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "normalised"),
+    [
+        ("The  Eiffel Tower.", "eiffel tower"),
+        ("an apple,a pear", "apple pear"),
+        ("Theatre and anthem", "theatre and anthem"),
+        ("don't", "don t"),
+        ("ＦＵＬＬ\u00a0width", "full width"),
+        ("STRASSE", normalise("Straße")),
+        ("  ", ""),
+    ],
+)
+def test_answers_are_compared_without_case_punctuation_and_articles(text: str, normalised: str) -> None:
+    assert normalise(text) == normalised
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "right"),
+    [
+        (" the Paris, of course", "Paris", True),
+        ("paris", "Paris.", True),
+        ("New York City", "New York", True),
+        ("New", "New York", False),
+        ("Parisian", "Paris", False),
+        ("It is Paris", "Paris", False),
+        ("", "Paris", False),
+    ],
+)
+def test_a_continuation_says_an_answer_if_it_begins_with_its_words(text: str, answer: str, right: bool) -> None:
+    assert says(text, answer) is right
+
+
+def test_all_statements_are_stored_and_questions_are_asked_without_their_answers(llm: LanguageModel) -> None:
+    editor = TableEditor({})
+    evaluation.evaluate(EDITS, cast("RecipeEditor", editor), llm)
+    assert editor.statements == ["The mayor of A is Ann", "The mayor of C is Cem"]
+    asked = ["The area of B is", "The area of D is", "The name of E is"]
+    assert editor.questions == [
+        "The mayor of A is",
+        "The mayor of C is",
+        "Who rules A?",
+        "Who rules C?",
+        *asked,
+    ]
+
+
+def test_where_nothing_hits_locality_is_whole_and_nothing_is_retrieved(llm: LanguageModel) -> None:
+    result = evaluated({}, llm)
+    assert (result.teacher_forced.locality, result.free_generation.locality) == (100.0, 100.0)
+    assert asdict(result.retrieval) == {"right_hit": 0.0, "paraphrase_right_hit": 0.0, "false_hit": 0.0}
+
+
+def test_where_all_is_right_every_edit_is_hit_and_nothing_else(llm: LanguageModel) -> None:
+    result = evaluated(ALL_RIGHT, llm)
+    assert asdict(result.retrieval) == {"right_hit": 100.0, "paraphrase_right_hit": 100.0, "false_hit": 0.0}
+    assert (result.teacher_forced.locality, result.free_generation.locality) == (100.0, 100.0)
+
+
+def test_a_hit_of_another_records_fact_is_not_right(llm: LanguageModel) -> None:
+    rates = evaluated({**ALL_RIGHT, "The mayor of C is": 0, "Who rules A?": 1, "Who rules C?": 0}, llm).retrieval
+    assert asdict(rates) == {"right_hit": 50.0, "paraphrase_right_hit": 0.0, "false_hit": 0.0}
+
+
+def test_any_hit_of_an_unrelated_question_is_false(llm: LanguageModel) -> None:
+    hits = {**ALL_RIGHT, "The area of B is": 0, "The name of E is": 0}
+    assert evaluated(hits, llm).retrieval.false_hit == pytest.approx(200 / 3)
+
+
+def test_teacher_forced_scores_are_shares_of_tokens_behind_the_retrieved_prompts(llm: LanguageModel) -> None:
+    hits = {"The mayor of A is": 0, "The mayor of C is": 0, "Who rules C?": 1, "The area of B is": 1}
+    prompt = TableEditor({}).prompt
+    own = [
+        accuracy(llm, prompt(0), "The mayor of A is", "Ann"),
+        accuracy(llm, prompt(0), "The mayor of C is", "Cem"),
+    ]
+    rephrased = [accuracy(llm, None, "Who rules A?", "Ann"), accuracy(llm, prompt(1), "Who rules C?", "Cem")]
+    edited = teacher_forced(llm, prompt(1), "The area of B is", "small")
+    unedited = teacher_forced(llm, None, "The area of B is", "small")
+    same = sum(a == b for a, b in zip(edited, unedited, strict=True)) / len(edited)
+    assert same < 1
+
+    scores = evaluated(hits, llm).teacher_forced
+
+    assert scores.reliability == pytest.approx(100 * sum(own) / 2)
+    assert scores.generality == pytest.approx(100 * sum(rephrased) / 2)
+    assert scores.locality == pytest.approx(100 * (same + 2) / 3)
+
+
+def test_an_answer_that_the_llm_predicts_scores_all_its_tokens(llm: LanguageModel) -> None:
+    question = "The mayor of A is"
+    ids = llm.token_ids(question)
+    space = llm.token_ids(" ")[0]
+    best = int(llm.logits(None, [*ids, space])[-1].argmax())
+    answer = llm.tokenizer.decode([best])
+    assert isinstance(answer, str)
+    edit = Edit(question, answer or "x")
+    expected = accuracy(llm, None, question, edit.answer)
+
+    result = evaluation.evaluate([edit], cast("RecipeEditor", OneFact(edit)), llm)
+
+    assert result.teacher_forced.reliability == pytest.approx(100 * expected)
+    assert expected >= 0.5
+
+
+class OneFact(TableEditor):
+    """Stores one statement, whatever it says, and hits nothing."""
+
+    def __init__(self, edit: Edit) -> None:
+        super().__init__({})
+        self.edit = edit
+
+    def encode(self, statements: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+        assert statements == [self.edit.statement]
+        return np.eye(1, self.key_size, dtype=np.float32), self.prompt(0)[np.newaxis]
+
+
+def test_free_generation_is_scored_on_what_the_llm_writes(llm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = {
+        "The mayor of A is": " Ann, of",
+        "The mayor of C is": "Cemal",
+        "Who rules A?": "ann!",
+        "Who rules C?": "",
+    }
+    asked: list[tuple[list[str], list[bool], int]] = []
+
+    def generate_batch(prompts: Sequence[torch.Tensor | None], texts: Sequence[str], limit: int) -> list[str]:
+        edited = [prompt is not None for prompt in prompts]
+        asked.append((list(texts), edited, limit))
+        return [written.get(text, f"{text} {hit}") for text, hit in zip(texts, edited, strict=True)]
+
+    monkeypatch.setattr(llm, "generate_batch", generate_batch)
+
+    scores = evaluated({**ALL_RIGHT, "The area of D is": 1}, llm).free_generation
+
+    assert scores.reliability == 50.0
+    assert scores.generality == 50.0
+    assert scores.locality == pytest.approx(200 / 3)
+    answer_and_three = len(" Ann") + 3
+    assert asked == [
+        (["The mayor of A is", "The mayor of C is"], [True, True], answer_and_three),
+        (["Who rules A?", "Who rules C?"], [True, True], answer_and_three),
+        (["The area of D is"], [True], 10),
+        (["The area of D is"], [False], 10),
+    ]
+
+
+def test_an_edit_is_really_applied(llm: LanguageModel) -> None:
+    question = "The area of B is"
+    hit, missed = evaluated({question: 0}, llm), evaluated({}, llm)
+    assert hit.free_generation.locality == pytest.approx(200 / 3)
+    assert missed.free_generation.locality == 100.0
+
+
+def test_the_figures_have_these_keys_in_json(llm: LanguageModel) -> None:
+    figures = json.loads(json.dumps(asdict(evaluated(ALL_RIGHT, llm))))
+    scores = ["reliability", "generality", "locality"]
+    assert {name: list(value) if isinstance(value, dict) else value for name, value in figures.items()} == {
+        "edits": 2,
+        "model_version": "recipe-table",
+        "teacher_forced": scores,
+        "free_generation": scores,
+        "retrieval": ["right_hit", "paraphrase_right_hit", "false_hit"],
+    }
+    assert all(
+        math.isfinite(value) for name in ("teacher_forced", "free_generation") for value in figures[name].values()
+    )
