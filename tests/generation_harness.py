@@ -10,7 +10,6 @@ from typing import Any
 import grpc
 import numpy as np
 from numpy.typing import NDArray
-from tiny_models import SIZES, checkpoint_config
 
 from recipe_common.errors import RecipeError
 from recipe_common.grpc_server import build_server
@@ -20,6 +19,7 @@ from recipe_generator.settings import GeneratorSettings
 from recipe_model.checkpoint import Checkpoint
 from recipe_protos.retriever.v1 import retriever_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2_grpc
+from tiny_models import SIZES, checkpoint_config
 
 MODEL_VERSION = "recipe-tiny"
 MISS = pb.RetrieveResponse(decision=pb.DECISION_BELOW_SENTINEL, sentinel_similarity=2.0, model_version=MODEL_VERSION)
@@ -98,7 +98,8 @@ async def served(retriever: FakeRetriever) -> AsyncIterator[str]:
 async def generator(engine: Engine, retriever: str, **settings: Any) -> AsyncIterator[tuple[GeneratorServer, str]]:
     """A started generator that asks the retriever at that address, and its own address."""
     checkpoint = Checkpoint(Path("recipe.safetensors"), checkpoint_config(), MODEL_VERSION, {})
-    chosen = GeneratorSettings(**{"port": 0, "metrics_port": 0, "drain_seconds": 0, "retriever": retriever} | settings)
+    defaults: dict[str, Any] = {"port": 0, "metrics_port": 0, "drain_seconds": 0, "retriever": retriever}
+    chosen = GeneratorSettings(**(defaults | settings))
     server = GeneratorServer(chosen, engine, checkpoint)
     try:
         yield server, f"127.0.0.1:{await server.start()}"
@@ -110,7 +111,7 @@ async def generator(engine: Engine, retriever: str, **settings: Any) -> AsyncIte
 def silent_address() -> Iterator[str]:
     """An address that accepts connections and never says a word, as a hung retriever does."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield "127.0.0.1:{}".format(listener.getsockname()[1])
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 def closed_address() -> str:

@@ -3,13 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from generation_harness import some_prompt
-from tiny_models import make_language_model, save_llm, save_tiny_checkpoint
 
+from generation_harness import some_prompt
 from recipe_generator.engine import TransformersEngine
 from recipe_generator.server import load_engine
 from recipe_generator.settings import GeneratorSettings
 from recipe_model.errors import CheckpointError
+from tiny_models import make_language_model, save_llm, save_tiny_checkpoint
 
 TEXT = "The mayor of Aville is"
 

@@ -7,6 +7,9 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 import pytest
 import torch
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc_health.v1 import health_pb2
+
 from generation_harness import (
     MISS,
     MODEL_VERSION,
@@ -18,11 +21,7 @@ from generation_harness import (
     silent_address,
     some_prompt,
 )
-from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_calls import violations
-from grpc_health.v1 import health_pb2
-from tiny_models import make_language_model
-
 from recipe_common.clock import to_timestamp
 from recipe_common.errors import (
     FailedPreconditionError,
@@ -37,11 +36,13 @@ from recipe_model.language_model import LanguageModel
 from recipe_protos.generator.v1 import generator_pb2 as pb
 from recipe_protos.generator.v1 import generator_pb2_grpc
 from recipe_protos.retriever.v1 import retriever_pb2
+from tiny_models import make_language_model
 
 Stub: TypeAlias = "generator_pb2_grpc.GeneratorServiceAsyncStub"  # known to type checkers only
 Result = TypeVar("Result")
 
 TEXT = "The mayor of Aville is"
+ASKED: dict[str, Any] = {"prompt": TEXT, "max_new_tokens": 8}
 UNEDITED = [pb.KNOWLEDGE_STATUS_UNEDITED_NO_MATCH, pb.KNOWLEDGE_STATUS_UNEDITED_OFF]
 ANSWER_UNEDITED = pb.RETRIEVER_FAILURE_POLICY_ANSWER_UNEDITED
 
@@ -71,7 +72,7 @@ class Setup:
         return asyncio.run(started())
 
     def generate(self, **fields: Any) -> pb.GenerateResponse:
-        request = pb.GenerateRequest(**{"prompt": TEXT, "max_new_tokens": 8} | fields)
+        request = pb.GenerateRequest(**(ASKED | fields))
 
         async def scenario(stub: Stub, _: GeneratorServer, __: grpc.aio.Channel) -> pb.GenerateResponse:
             return await stub.Generate(request)
@@ -79,7 +80,7 @@ class Setup:
         return self.run(scenario)
 
     def compare(self, **fields: Any) -> pb.CompareResponse:
-        request = pb.CompareRequest(**{"prompt": TEXT, "max_new_tokens": 8} | fields)
+        request = pb.CompareRequest(**(ASKED | fields))
 
         async def scenario(stub: Stub, _: GeneratorServer, __: grpc.aio.Channel) -> pb.CompareResponse:
             return await stub.Compare(request)

@@ -158,7 +158,7 @@ def test_the_same_models_under_other_names_are_accepted(path: Path) -> None:
 
 def test_an_identity_is_the_same_in_every_precision() -> None:
     model = make_roberta()
-    assert identify("x", model) == identify("x", model.to(torch.bfloat16))
+    assert identify("x", model) == identify("x", model.bfloat16())
 
 
 def test_a_missing_file_is_named(path: Path) -> None:

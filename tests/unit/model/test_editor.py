@@ -50,7 +50,7 @@ def test_keys_and_prompts_are_the_networks(editor: RecipeEditor, model: RecipeMo
     keys, prompts = editor.encode(STATEMENTS[:1])
 
     key = model.keys(features_of(model, STATEMENTS[0]))
-    assert (keys.dtype, prompts.dtype) == (np.float32, np.float16)
+    assert (keys.dtype, prompts.dtype) == (np.dtype(np.float32), np.dtype(np.float16))
     assert (keys.shape, prompts.shape) == ((1, editor.key_size), (1, *editor.prompt_shape))
     np.testing.assert_array_equal(keys, key.numpy())
     np.testing.assert_array_equal(prompts, model.prompts(key).half().numpy())

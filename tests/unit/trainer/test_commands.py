@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import typer
-from tiny_models import SIZES, save_encoder, save_llm
 from typer.testing import CliRunner
 
 from recipe_common.errors import InvalidArgumentError
 from recipe_model.checkpoint import read_checkpoint
 from recipe_trainer.commands import eval_app, train
+from tiny_models import SIZES, save_encoder, save_llm
 
 app = typer.Typer()
 app.command()(train)

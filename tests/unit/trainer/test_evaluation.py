@@ -89,7 +89,7 @@ def accuracy(llm: LanguageModel, prompt: NDArray[np.float16] | None, question: s
         ("an apple,a pear", "apple pear"),
         ("Theatre and anthem", "theatre and anthem"),
         ("don't", "don t"),
-        ("ＦＵＬＬ\u00a0width", "full width"),
+        ("\uff26\uff35\uff2c\uff2c\u00a0width", "full width"),
         ("STRASSE", normalise("Straße")),
         ("  ", ""),
     ],

@@ -12,7 +12,7 @@ from recipe_trainer import objective
 from recipe_trainer.batches import Batch, Draw, EditPool
 from recipe_trainer.datasets import Edit, Question
 from recipe_trainer.key_queue import KeyQueue
-from recipe_trainer.losses import ContrastBatch
+from recipe_trainer.losses import ContrastBatch, neighbour_loss
 from recipe_trainer.objective import Objective
 from recipe_trainer.options import TrainOptions
 from tiny_models import SIZES, byte_tokenizer, make_language_model, make_recipe_model
@@ -44,10 +44,12 @@ class Setup:
         self.options = TrainOptions(**(OPTIONS.model_dump() | options))
         self.pool = EditPool([EDITS], [1.0], [])
         self.compared: list[ContrastBatch] = []
-        original = objective.neighbour_loss
-        monkeypatch.setattr(
-            objective, "neighbour_loss", lambda batch: (self.compared.append(batch), original(batch))[1]
-        )
+
+        def neighbour_loss_remembering(batch: ContrastBatch) -> Tensor:
+            self.compared.append(batch)
+            return neighbour_loss(batch)
+
+        monkeypatch.setattr(objective, "neighbour_loss", neighbour_loss_remembering)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         tested = Objective(

@@ -19,6 +19,7 @@ from recipe_model.pretrained import TextEncoder, load_text_encoder
 from recipe_trainer import training
 from recipe_trainer.batches import EditPool
 from recipe_trainer.datasets import Edit, Question
+from recipe_trainer.objective import Objective
 from recipe_trainer.options import TrainOptions
 from recipe_trainer.training import Trainer
 from tiny_models import LLM_HIDDEN, SIZES, make_llama, save_encoder, save_llm
@@ -101,7 +102,7 @@ def run(folder: Path, options: TrainOptions, pool: EditPool) -> str:
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets runs fail in that step, counted from 1."""
-    original = training.Objective.losses
+    original = Objective.losses
     taken = 0
 
     def losses(self: Any, *arguments: Any) -> dict[str, Tensor]:
@@ -111,7 +112,7 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise StoppedError
         return original(self, *arguments)
 
-    monkeypatch.setattr(training.Objective, "losses", losses)
+    monkeypatch.setattr(Objective, "losses", losses)
 
 
 @pytest.mark.parametrize("stopped_in", [1, 4, 6])
@@ -243,14 +244,14 @@ def test_progress_is_the_mean_of_the_losses_since_the_last_report(
     tmp_path: Path, models: Models, pool: EditPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[dict[str, float]] = []
-    original: Callable[..., dict[str, Tensor]] = training.Objective.losses
+    original: Callable[..., dict[str, Tensor]] = Objective.losses
 
     def losses(self: Any, *arguments: Any) -> dict[str, Tensor]:
         found = original(self, *arguments)
         seen.append({name: float(value.detach()) for name, value in found.items()})
         return found
 
-    monkeypatch.setattr(training.Objective, "losses", losses)
+    monkeypatch.setattr(Objective, "losses", losses)
     run(tmp_path / "run", models.options(), pool)
 
     lines = [json.loads(line) for line in (tmp_path / "run" / "progress.jsonl").read_text().splitlines()]
