@@ -51,7 +51,9 @@ class KnowledgeUpdate(_message.Message):
     """
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
-        """When the change happened in the publisher's world, UTC. Freshness is measured from here. Required."""
+        """When the change happened in the publisher's world, UTC. Freshness is measured from here. Unset means the CloudEvent's
+        `ce_time` and, without one, the record's own timestamp.
+        """
 
     @_builtins.property
     def upsert(self) -> Global___Upsert:
