@@ -88,6 +88,7 @@ async def served(retriever: FakeRetriever) -> AsyncIterator[str]:
         register=lambda target: retriever_pb2_grpc.add_RetrieverServiceServicer_to_server(retriever, target),
     )
     await server.start()
+    await server.set_serving(True)
     try:
         yield f"127.0.0.1:{server.port}"
     finally:

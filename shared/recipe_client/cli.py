@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,12 +11,11 @@ from typing import Annotated, Any
 import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from pydantic import ValidationError
-from rich.console import Console
 
 from recipe_client import tables
 from recipe_client.client import DEFAULT_GENERATOR, DEFAULT_RETRIEVER, RecipeClient
 from recipe_client.publishing import DEFAULT_KAFKA, DEFAULT_TOPIC, PublishedEvent, Publisher, complete
+from recipe_common.command_line import result_console, run_command
 from recipe_common.errors import FieldViolation, InvalidArgumentError, RecipeError
 from recipe_trainer.commands import eval_app, train
 
@@ -32,10 +32,10 @@ Topic = Annotated[str, typer.Option(envvar="RECIPE_TOPIC", help="Topic of the kn
 Retriever = Annotated[str, typer.Option(envvar="RECIPE_RETRIEVER", help="Address of the retriever.")]
 Generator = Annotated[str, typer.Option(envvar="RECIPE_GENERATOR", help="Address of the generator.")]
 Namespace = Annotated[str, typer.Option(help="The base of knowledge to use.")]
-Tokens = Annotated[int, typer.Option(min=0, help="Tokens to generate at most; 0 is the server's default.")]
+Tokens = Annotated[int, typer.Option(min=0, max=2**31, help="Tokens to generate at most; 0 is the server's default.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Return only when answers know the change.")]
-Timeout = Annotated[float, typer.Option(min=0, help="Seconds that --wait waits at most.")]
+Timeout = Annotated[float, typer.Option(min=0, help="Seconds that --wait waits at most, for all events together.")]
 
 
 @app.command()
@@ -43,12 +43,22 @@ def up(
     kafka: Annotated[
         str | None, typer.Option(help="Bootstrap servers of a Kafka broker, in place of the one in memory.")
     ] = None,
-    kafka_port: Annotated[int, typer.Option(help="Port of the broker in memory; 0 takes a free one.")] = 9092,
-    retriever_port: Annotated[int, typer.Option(help="gRPC port of the retriever; 0 takes a free one.")] = 50051,
-    generator_port: Annotated[int, typer.Option(help="gRPC port of the generator; 0 takes a free one.")] = 50052,
+    kafka_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the broker in memory; 0 takes a free one.")
+    ] = 9092,
+    retriever_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="gRPC port of the retriever; 0 takes a free one.")
+    ] = 50051,
+    generator_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="gRPC port of the generator; 0 takes a free one.")
+    ] = 50052,
     metrics_port: Annotated[
         int,
-        typer.Option(help="First of three ports for /metrics: encoder, retriever, generator; 0 takes free ones."),
+        typer.Option(
+            min=0,
+            max=65533,
+            help="First of three ports for /metrics: encoder, retriever, generator; 0 takes free ones.",
+        ),
     ] = 9101,
     checkpoint: Annotated[Path | None, typer.Option(help="RECIPE checkpoint; the shipped one if not given.")] = None,
     as_json: Json = False,
@@ -63,7 +73,7 @@ def up(
         if as_json:
             print(json.dumps(tables.address_dict(addresses)), flush=True)
         else:
-            Console().print(tables.addresses(addresses))
+            result_console().print(tables.addresses(addresses))
 
     asyncio.run(embedded.run_until_stopped(options, _progress, ready))
 
@@ -100,19 +110,21 @@ def publish(
     """Publish one fact, or a file of events."""
     if (file is None) == (fact_id is None):
         raise InvalidArgumentError([FieldViolation("fact_id", "give either a fact id or --file")])
+    upsert = {
+        "statement": statement,
+        "prompt": prompt,
+        "answer": answer,
+        "subject": subject,
+        "aliases": alias or [],
+        "labels": _labels(label or []),
+        "valid_from": tables.rfc3339(valid_from),
+        "valid_until": tables.rfc3339(valid_until),
+    }
     if file is not None:
+        if any(upsert.values()) or revision or namespace != "default":
+            raise InvalidArgumentError([FieldViolation("file", "holds whole events; give nothing but the file")])
         events = _read_events(file)
     else:
-        upsert = {
-            "statement": statement,
-            "prompt": prompt,
-            "answer": answer,
-            "subject": subject,
-            "aliases": alias or [],
-            "labels": _labels(label or []),
-            "valid_from": tables.rfc3339(valid_from),
-            "valid_until": tables.rfc3339(valid_until),
-        }
         events = [complete({"namespace": namespace, "fact_id": fact_id, "revision": revision, "upsert": upsert})]
     _publish(events, kafka, topic, retriever, timeout if wait else None, as_json)
 
@@ -159,7 +171,7 @@ def ask(
     if as_json:
         _print_json(_message(answer))
     else:
-        Console().print(tables.answer(prompt, answer))
+        result_console().print(tables.answer(prompt, answer))
 
 
 @app.command()
@@ -176,7 +188,7 @@ def compare(
     if as_json:
         _print_json(_message(both))
     else:
-        Console().print(tables.comparison(prompt, both))
+        result_console().print(tables.comparison(prompt, both))
 
 
 @app.command()
@@ -196,7 +208,7 @@ def facts(
     if as_json:
         _print_json([_message(fact) for fact in found])
     else:
-        Console().print(tables.facts(found, namespace))
+        result_console().print(tables.facts(found, namespace))
 
 
 @app.command()
@@ -207,8 +219,10 @@ def demo(
     """Start everything, publish the sample facts, and show each question before and after."""
     from recipe_client.demo import run_demo  # noqa: PLC0415 (torch takes seconds; --help need not wait)
 
+    if json_out is not None:
+        json_out.parent.mkdir(parents=True, exist_ok=True)  # now, not when everything has been asked
     result = asyncio.run(run_demo(checkpoint, _progress))
-    Console().print(tables.demo(result))
+    result_console().print(tables.demo(result))
     if json_out is not None:
         json_out.write_text(json.dumps(tables.demo_dict(result), indent=1, ensure_ascii=False) + "\n")
     if problems := result.pipeline_problems:
@@ -217,11 +231,7 @@ def demo(
 
 def main() -> None:
     """Run the command; whatever goes wrong is one line on stderr that names the fix."""
-    try:
-        app()
-    except (RecipeError, ValidationError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
+    run_command(app)
 
 
 def _publish(
@@ -230,13 +240,14 @@ def _publish(
     with Publisher(kafka, topic) as publisher:
         published = [publisher.publish(event) for event in events]
     if wait is not None:
+        deadline = time.monotonic() + wait
         with RecipeClient(retriever=retriever) as client:
             for event in published:
-                client.wait_until_applied(event, wait)
+                client.wait_until_applied(event, max(0.0, deadline - time.monotonic()))
     if as_json:
         _print_json([tables.published_dict(event, applied=wait is not None) for event in published])
     else:
-        Console().print(_published_line(published, applied=wait is not None))
+        result_console().print(_published_line(published, applied=wait is not None))
 
 
 def _published_line(published: list[PublishedEvent], applied: bool) -> str:
@@ -248,7 +259,7 @@ def _published_line(published: list[PublishedEvent], applied: bool) -> str:
 
 def _read_events(file: Path) -> list[dict[str, Any]]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")  # other line separators may stand within JSON strings
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidArgumentError([FieldViolation("file", f"{file} cannot be read: {error}")]) from error
     events, wrong = [], []

@@ -92,8 +92,8 @@ class RecipeClient:
         and DeadlineExceededError if it is not applied in time.
         """
         deadline = time.monotonic() + timeout_seconds
-        while time.monotonic() < deadline:
-            fact = self._fact_or_none(event)
+        while (left := deadline - time.monotonic()) > 0:
+            fact = self._fact_or_none(event, left)
             if fact is not None and _applied(fact, event):
                 return fact
             if fact is not None and 0 < event.revision < fact.revision:
@@ -120,9 +120,10 @@ class RecipeClient:
     ) -> None:
         self.close()
 
-    def _fact_or_none(self, event: PublishedEvent) -> retriever_pb2.Fact | None:
+    def _fact_or_none(self, event: PublishedEvent, seconds: float) -> retriever_pb2.Fact | None:
+        request = retriever_pb2.GetFactRequest(namespace=event.namespace, fact_id=event.fact_id)
         try:
-            return self.fact(event.fact_id, namespace=event.namespace)
+            return self._call(lambda: self._retriever.GetFact(request, timeout=min(seconds, self._timeout))).fact
         except NotFoundError:
             return None
 

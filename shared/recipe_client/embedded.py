@@ -5,7 +5,7 @@ import tempfile
 import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kafka.errors import KafkaError
@@ -14,8 +14,9 @@ from prometheus_client import CollectorRegistry
 from recipe_client.publishing import DEFAULT_TOPIC
 from recipe_common.embedded_broker import EmbeddedBroker, TopicSpec, create_topics
 from recipe_common.errors import UnavailableError
-from recipe_common.lifecycle import stop_event
+from recipe_common.lifecycle import run_abandonable, stop_event
 from recipe_common.metrics_server import start_metrics_server
+from recipe_common.settings import without_environment
 from recipe_encoder.metrics import EncoderMetrics
 from recipe_encoder.settings import EncoderSettings
 from recipe_encoder.worker import Worker
@@ -29,8 +30,10 @@ from recipe_store.store import KnowledgeStore
 
 TOPICS = {
     DEFAULT_TOPIC: TopicSpec(configs={"cleanup.policy": "compact"}),
-    f"{DEFAULT_TOPIC}.dlq": TopicSpec(),
+    # Dead letters keep their old timestamps, and their headers make them larger than the events were.
+    f"{DEFAULT_TOPIC}.dlq": TopicSpec(configs={"retention.ms": "-1", "max.message.bytes": "4194304"}),
 }
+_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,29 +92,36 @@ class EmbeddedStack:
         options = self._options
         kafka = await self._start_broker()
         self._report("loading the RECIPE checkpoint and its text encoder")
-        editor = await asyncio.to_thread(RecipeEditor.load, options.checkpoint)
+        editor = await run_abandonable(lambda: RecipeEditor.load(options.checkpoint))
         folder = Path(self._parts.enter_context(tempfile.TemporaryDirectory(prefix="recipe-facts-")))
         store = open_edge_store(folder, editor.model_version, editor.key_size, editor.prompt_shape)
         self._parts.callback(store.close)
         retriever = RetrieverServer(
-            RetrieverSettings(port=options.retriever_port, metrics_port=options.metrics_ports[1], drain_seconds=1),
+            without_environment(RetrieverSettings)(
+                port=options.retriever_port, metrics_port=options.metrics_ports[1], drain_seconds=1
+            ),
             editor,
             store,
+            port_settings=("--retriever-port", "--metrics-port"),
         )
         self._parts.push_async_callback(retriever.stop)
         retriever_address = f"127.0.0.1:{await retriever.start()}"
-        encoder_metrics = await self._start_encoder(kafka, editor, store, folder)
+        worker, encoder_metrics = await self._start_encoder(kafka, editor, store, folder)
         self._report("loading the LLM (the first start converts it, which takes about 20 s)")
-        settings = GeneratorSettings(
+        settings = without_environment(GeneratorSettings)(
             port=options.generator_port,
             metrics_port=options.metrics_ports[2],
             retriever=retriever_address,
             checkpoint=options.checkpoint,
             drain_seconds=1,
         )
-        generator = GeneratorServer(settings, *await asyncio.to_thread(load_engine, settings))
+        engine, checkpoint = await run_abandonable(lambda: load_engine(settings))
+        ports = ("--generator-port", "--metrics-port")
+        generator = GeneratorServer(settings, engine, checkpoint, port_settings=ports)
         self._parts.push_async_callback(generator.stop)
         generator_address = f"127.0.0.1:{await generator.start()}"
+        self._report("reading the log")
+        await self._until_ready(worker)
         metrics = (encoder_metrics, retriever.metrics_port, generator.metrics_port)
         first, second, third = (f"http://127.0.0.1:{port}/metrics" for port in metrics)
         return Addresses(kafka, retriever_address, generator_address, (first, second, third))
@@ -125,9 +135,11 @@ class EmbeddedStack:
         self._parts.push_async_callback(asyncio.to_thread, broker.stop)
         return broker.bootstrap_servers
 
-    async def _start_encoder(self, kafka: str, editor: RecipeEditor, store: KnowledgeStore, folder: Path) -> int:
-        """Start the encoder's worker; returns the port of its metrics."""
-        settings = EncoderSettings(
+    async def _start_encoder(
+        self, kafka: str, editor: RecipeEditor, store: KnowledgeStore, folder: Path
+    ) -> tuple[Worker, int]:
+        """Start the encoder's worker; returns it and the port of its metrics."""
+        settings = without_environment(EncoderSettings)(
             kafka_bootstrap_servers=kafka,
             group_id=f"recipe-embedded-{uuid.uuid4()}",  # of its own, so that the log is read from its start
             assignment="manual",
@@ -135,13 +147,18 @@ class EmbeddedStack:
         )
         registry = CollectorRegistry()
         worker = Worker(settings, editor, store, EncoderMetrics(registry), on_failure=self._report_encoder_failure)
-        metrics = start_metrics_server(
-            registry, port=self._options.metrics_ports[0], port_setting="--encoder-metrics-port"
-        )
+        metrics = start_metrics_server(registry, port=self._options.metrics_ports[0], port_setting="--metrics-port")
         self._parts.push_async_callback(asyncio.to_thread, metrics.stop)
         worker.start()
         self._parts.push_async_callback(asyncio.to_thread, worker.stop)
-        return metrics.port
+        return worker, metrics.port
+
+    async def _until_ready(self, worker: Worker) -> None:
+        """Waits until all that the log held is known; raises the encoder's error if that stops it."""
+        while not worker.ready.is_set():
+            if self._encoder_failed.done():
+                raise await self.encoder_failure()
+            await asyncio.sleep(_POLL_SECONDS)
 
     def _report_encoder_failure(self, error: Exception) -> None:
         """Called in the worker's thread."""
@@ -152,7 +169,7 @@ class EmbeddedStack:
 def _use_broker(kafka: str) -> str:
     """Make sure that a broker answers and has the topics. Raises UnavailableError."""
     try:
-        create_topics(kafka, TOPICS)
+        create_topics(kafka, {name: replace(spec, replication_factor=-1) for name, spec in TOPICS.items()})
     except (KafkaError, ValueError) as error:
         reason = str(error) or type(error).__name__
         raise UnavailableError(f"Kafka at {kafka} cannot be used ({reason}); correct --kafka") from error

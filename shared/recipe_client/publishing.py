@@ -3,13 +3,15 @@
 import json
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 from pydantic import ValidationError
+from pydantic.alias_generators import to_camel
 
 from recipe_common.clock import now_utc
 from recipe_common.errors import InvalidArgumentError, UnavailableError
@@ -19,6 +21,7 @@ DEFAULT_KAFKA: Final = "127.0.0.1:9092"
 DEFAULT_TOPIC: Final = "recipe.knowledge-updates.v1"
 _PUBLISHER: Final = "recipe-client"
 _TIMEOUT_SECONDS: Final = 10.0
+_CLOSE_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +42,24 @@ def complete(event: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises InvalidArgumentError naming every wrong field.
     """
-    snake = dict(event)
-    snake.setdefault("event_id", snake.pop("eventId", None) or str(uuid.uuid4()))
-    snake.setdefault("event_time", snake.pop("eventTime", None) or now_utc().isoformat().replace("+00:00", "Z"))
-    snake.setdefault("source", {"publisher": _PUBLISHER})
+    missing = {
+        "event_id": str(uuid.uuid4()),
+        "event_time": now_utc().isoformat().replace("+00:00", "Z"),
+        "source": {"publisher": _PUBLISHER},
+    }
+    given = dict(event)
+    completed = given | {
+        name: value for name, value in missing.items() if not given.get(name, given.get(to_camel(name)))
+    }
+    _checked(completed)
+    return completed
+
+
+def _checked(event: Mapping[str, Any]) -> Update:
     try:
-        Update.model_validate(snake)
+        return Update.model_validate(event)
     except ValidationError as error:
         raise InvalidArgumentError(violations(error, "event")) from error
-    return snake
 
 
 class Publisher:
@@ -73,14 +85,14 @@ class Publisher:
     def publish(self, event: Mapping[str, Any]) -> PublishedEvent:
         """Publish one knowledge update and wait for the acknowledgement. Raises InvalidArgumentError."""
         update = complete(event)
-        checked = Update.model_validate(update)
+        checked = _checked(update)
         key = f"{checked.namespace}/{checked.fact_id}".encode()
         headers = [("content-type", b"application/json")]
         try:
             value = json.dumps(update, ensure_ascii=False).encode()
             sent = self._producer.send(self._topic, key=key, value=value, headers=headers)
             record = sent.get(timeout=_TIMEOUT_SECONDS)
-        except KafkaError as error:
+        except (KafkaError, ValueError) as error:
             raise self._unavailable(error) from error
         return PublishedEvent(
             checked.namespace,
@@ -94,7 +106,9 @@ class Publisher:
 
     def close(self) -> None:
         """Disconnect."""
-        self._producer.close(timeout=_TIMEOUT_SECONDS)
+        # What could be unsent here, `publish` has already reported as not acknowledged.
+        with suppress(KafkaTimeoutError):
+            self._producer.close(timeout=_CLOSE_SECONDS)
 
     def __enter__(self) -> Self:
         return self

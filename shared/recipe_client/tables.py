@@ -81,29 +81,28 @@ def facts(found: Sequence[retriever_pb2.Fact], namespace: str) -> Table:
 def demo(result: "DemoResult") -> Table:
     """The demonstration, a row a fact; a tick where it went as it should."""
     table = Table(
-        "question",
+        "question and new answer",
         "before",
         "after",
+        "score / sentinel",
         "paraphrased",
         "unrelated",
-        "score",
-        "sentinel",
         title="Live knowledge updates",
+        show_lines=True,
     )
     for row in result.rows:
         table.add_row(
-            row.fact.prompt,
+            f"{row.fact.prompt}\n-> {row.fact.answer}",
             _cut(row.before.text),
             f"{_tick(row.answered)} {_cut(row.after.text)}",
-            f"{_tick(row.paraphrase_answered)} {_cut(row.paraphrased.text)}",
-            f"{_tick(row.unrelated_unchanged)} {_cut(row.unrelated_after.text)}",
-            _number(row.after.similarity),
-            _number(row.after.sentinel_similarity),
+            _scores(row.after),
+            f"{row.fact.paraphrase}\n{_tick(row.paraphrase_answered)} {_cut(row.paraphrased.text)}",
+            f"{row.fact.unrelated}\n{_tick(row.unrelated_unchanged)} {_cut(row.unrelated_after.text)}",
         )
     for change in result.changes:
-        label = f"{change.what}: {change.fact.prompt}"
+        question = f"{change.what}: {change.fact.prompt}\n-> {change.new_answer or 'as before it was published'}"
         after = f"{_tick(change.followed)} {_cut(change.after.text)}"
-        table.add_row(label, _cut(change.before.text), after, "", "", *_scores(change.after))
+        table.add_row(question, _cut(change.before.text), after, _scores(change.after), "", "")
     table.caption = ", ".join(f"{name} {right} of {all_}" for name, (right, all_) in _counts(result).items())
     return table
 
@@ -155,8 +154,8 @@ def _validity(fact: retriever_pb2.Fact) -> str:
     return f"{start} .. {end}" if start or end else "always"
 
 
-def _scores(reply: "Reply") -> tuple[str, str]:
-    return _number(reply.similarity), _number(reply.sentinel_similarity)
+def _scores(reply: "Reply") -> str:
+    return f"{_number(reply.similarity)} / {_number(reply.sentinel_similarity)}"
 
 
 def _number(value: float | None) -> str:

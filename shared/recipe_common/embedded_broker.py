@@ -42,6 +42,7 @@ class TopicSpec:
 
     partitions: int = 1
     configs: Mapping[str, str] = field(default_factory=dict)
+    replication_factor: int = 1  # -1: as the broker is set
 
 
 class TiedProcess:
@@ -146,6 +147,9 @@ class EmbeddedBroker:
         try:
             wait_until_ready(self._process, self.bootstrap_servers, self._start_timeout_seconds)
             create_topics(self.bootstrap_servers, self._topics)
+        except KafkaError as error:
+            self.stop()
+            raise BrokerError(f"the broker refuses the topics: {error}") from error
         except BaseException:
             self.stop()
             raise
@@ -175,7 +179,11 @@ def create_topics(bootstrap_servers: str, topics: Mapping[str, TopicSpec]) -> No
     if not topics:
         return
     wanted = {
-        name: {"num_partitions": spec.partitions, "replication_factor": 1, "configs": dict(spec.configs)}
+        name: {
+            "num_partitions": spec.partitions,
+            "replication_factor": spec.replication_factor,
+            "configs": dict(spec.configs),
+        }
         for name, spec in topics.items()
     }
     with _admin(bootstrap_servers) as admin:

@@ -1,6 +1,7 @@
 """A grpc.aio server with what every service has: error mapping, health, reflection, a clear bind error."""
 
 from collections.abc import Callable, Sequence
+from threading import Event
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -22,11 +23,13 @@ class GrpcServer:
         port: int,
         health_servicer: health.aio.HealthServicer,
         names: Sequence[str],
+        serving: Event,
     ) -> None:
         self.port = port
         self._server = server
         self._health = health_servicer
         self._names = tuple(names)
+        self._serving = serving
 
     async def start(self) -> None:
         """Accepts calls, with health NOT_SERVING."""
@@ -34,7 +37,14 @@ class GrpcServer:
         await self._server.start()
 
     async def set_serving(self, serving: bool) -> None:
-        """Sets the health of every service of this server and of the server as a whole (the empty name)."""
+        """Sets the health of every service of this server and of the server as a whole (the empty name).
+
+        While it is not serving, every other call ends with UNAVAILABLE.
+        """
+        if serving:
+            self._serving.set()
+        else:
+            self._serving.clear()
         response = health_pb2.HealthCheckResponse
         status = response.SERVING if serving else response.NOT_SERVING
         for name in ("", *self._names):
@@ -61,7 +71,8 @@ def build_server(
     names it, if the server cannot listen there.
     """
     # Without this option a second server shares the port silently and gets half of the calls.
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=[("grpc.so_reuseport", 0)])
+    serving = Event()
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(serving.is_set)], options=[("grpc.so_reuseport", 0)])
     register(server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
@@ -70,4 +81,4 @@ def build_server(
         bound_port = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     except RuntimeError as error:
         raise AddressUnavailableError(host, port, port_setting) from error
-    return GrpcServer(server, bound_port, health_servicer, service_names)
+    return GrpcServer(server, bound_port, health_servicer, service_names, serving)

@@ -1,7 +1,13 @@
-"""Stopping a service in order."""
+"""Starting and stopping a service in order."""
 
 import asyncio
 import signal
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Thread
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 
 def stop_event() -> asyncio.Event:
@@ -22,3 +28,28 @@ def stop_event() -> asyncio.Event:
     for number in signals:
         loop.add_signal_handler(number, on_signal)
     return stop
+
+
+async def run_abandonable(work: Callable[[], Result]) -> Result:
+    """Run blocking work in a thread that the end of the process does not wait for, unlike `asyncio.to_thread`.
+
+    For loading a model, which takes longer than a user who presses Ctrl-C waits.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Result] = loop.create_future()
+
+    def settle(how: Callable[[Any], None], outcome: object) -> None:
+        if not future.done():
+            how(outcome)
+
+    def run() -> None:
+        how: Callable[[Any], None] = future.set_result
+        try:
+            outcome: object = work()
+        except Exception as error:  # noqa: BLE001 (it is raised where the result is awaited)
+            how, outcome = future.set_exception, error
+        with suppress(RuntimeError):  # the loop has been closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, how, outcome)
+
+    Thread(target=run, daemon=True).start()
+    return await future

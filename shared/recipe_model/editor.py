@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_model.checkpoint import build_model, read_checkpoint
 from recipe_model.networks import RecipeModel
-from recipe_model.pretrained import DEFAULT_ENCODER, load_text_encoder
+from recipe_model.pretrained import load_text_encoder
 
 Float32 = npt.NDArray[np.float32]
 Float16 = npt.NDArray[np.float16]
@@ -41,13 +41,15 @@ class RecipeEditor:
             self._sentinel = model.sentinel()
 
     @classmethod
-    def load(cls, checkpoint: Path | None = None, encoder_id: str = DEFAULT_ENCODER) -> "RecipeEditor":
+    def load(cls, checkpoint: Path | None = None, encoder_id: str | None = None) -> "RecipeEditor":
         """Load a checkpoint (default: the shipped one) and join it to its encoder.
+
+        `encoder_id` says where that encoder lies, if not where it lay when the checkpoint was trained.
 
         Raises CheckpointError or ModelUnavailableError, each with the reason and the fix.
         """
         verified = read_checkpoint(checkpoint)
-        encoder = load_text_encoder(encoder_id)
+        encoder = load_text_encoder(encoder_id or verified.config.encoder.model_id)
         model = build_model(verified, encoder)
         return cls(model, encoder.tokenizer, encoder.max_tokens, verified.model_version)
 

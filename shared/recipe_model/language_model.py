@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
+from recipe_model.defaults import DEFAULT_LLM, Precision
 from recipe_model.identity import ModelIdentity, identify
-from recipe_model.pretrained import DEFAULT_LLM, Precision, load_causal_lm
+from recipe_model.pretrained import load_causal_lm
 
 
 @dataclass(frozen=True, slots=True)

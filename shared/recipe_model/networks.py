@@ -8,6 +8,7 @@
 A query hits the fact j = argmax_j r~_q . r_kj exactly when r~_q . r_kj > r~_q . r_Theta.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -117,16 +118,20 @@ class RecipeModel(nn.Module):
         hidden = self.encoder(inputs_embeds=tokens, attention_mask=mask).last_hidden_state
         return self.keys(pool(hidden.float(), mask)).squeeze(0)
 
-    def start_prompts(self, words: Tensor, typical_keys: Tensor) -> None:
+    def start_prompts(self, words: Tensor, typical_keys: Tensor, start: Sequence[int]) -> None:
         """Start the prompts among the LLM's word embeddings `words` [v, d], in place and in scale.
 
-        p_0 becomes l random words; the part that depends on the fact gets the words' root mean square, measured on
-        `typical_keys` [b, R].
+        The first half of p_0 becomes the words `start` (token ids), the same for all facts; the second half the mean
+        word, to which each fact adds its own part at the words' root mean square, measured on `typical_keys` [b, R].
         """
+        head, shared = self.prompt_head, self.sizes.prompt_tokens // 2
         with torch.no_grad():
-            rms = self.prompts(typical_keys).square().mean().sqrt()
-            self.prompt_head.scale.copy_(words.square().mean().sqrt() / rms)
-            self.prompt_head.common.copy_(words[torch.randint(len(words), (self.sizes.prompt_tokens,))])
+            rms = self.prompts(typical_keys)[:, shared:].square().mean().sqrt()
+            head.scale.copy_(words.square().mean().sqrt() / rms)
+            head.common.copy_(words.mean(dim=0).expand_as(head.common))
+            given = words[list(start)[:shared]]
+            head.common[: len(given)] = given
+            head.project.weight[: shared * self.sizes.llm_hidden] = 0
 
     def _random_words(self, count: int) -> Tensor:
         words = cast("Tensor", self.encoder.get_input_embeddings().weight)

@@ -7,12 +7,12 @@ user's cache folder (RECIPE_CACHE_DIR, else XDG_CACHE_HOME/recipe, else ~/.cache
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
-from typing import Literal
 
 import torch
 import transformers
@@ -25,16 +25,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from recipe_model.defaults import DEFAULT_ENCODER, DEFAULT_LLM, Precision
 from recipe_model.errors import ModelUnavailableError
 from recipe_model.identity import ModelIdentity, identify
 
 # A service's log is for events, not for bars that redraw themselves.
 transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
-DEFAULT_LLM = "smollm2-135m-instruct"
-DEFAULT_ENCODER = "all-minilm-l6-v2"
 
-Precision = Literal["auto", "float32", "bfloat16"]
+LEFTOVER_SECONDS = 600  # a conversion takes about 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +83,8 @@ def resolve_precision(precision: Precision) -> torch.dtype:
 
 def load_text_encoder(model_id: str = DEFAULT_ENCODER) -> TextEncoder:
     """Load a Hugging Face text encoder. Raises ModelUnavailableError naming the fix."""
-    folder = _folder(model_id)
-    with _loading(model_id, folder):
+    with _loading(model_id):
+        folder = _folder(model_id)
         model = AutoModel.from_pretrained(folder, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     if getattr(model, "pooler", None) is not None:
@@ -98,8 +97,8 @@ def load_causal_lm(
     model_id: str = DEFAULT_LLM, precision: Precision = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a frozen causal LM and its tokenizer. Raises ModelUnavailableError naming the fix."""
-    folder = _folder(model_id)
-    with _loading(model_id, folder):
+    with _loading(model_id):
+        folder = _folder(model_id)
         refuse_without_rotary_positions(model_id, AutoConfig.from_pretrained(folder))
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=resolve_precision(precision))
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -123,11 +122,14 @@ def refuse_without_rotary_positions(model_id: str, config: transformers.PreTrain
 
 
 @contextmanager
-def _loading(model_id: str, folder: str) -> Iterator[None]:
+def _loading(model_id: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:
-        raise ModelUnavailableError(f"model {model_id} cannot be loaded from {folder}: {error}") from error
+    except (ImportError, OSError, ValueError) as error:
+        raise ModelUnavailableError(
+            f"model {model_id} cannot be loaded: {error} (converted models are kept in {cache_dir()}; "
+            "RECIPE_CACHE_DIR names another folder)"
+        ) from error
 
 
 def _folder(model_id: str) -> str:
@@ -154,6 +156,7 @@ def _converted(package: _Package, gguf: Path) -> Path:
     target = cache_dir() / f"{package.distribution}-{metadata.version(package.distribution)}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target)
         scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
         try:
             _convert(gguf, scratch)
@@ -165,6 +168,13 @@ def _converted(package: _Package, gguf: Path) -> Path:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what conversions that were killed have left; one that is going on is younger."""
+    for folder in target.parent.glob(f".{target.name}-*"):
+        if time.time() - folder.stat().st_mtime > LEFTOVER_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _convert(gguf: Path, target: Path) -> None:

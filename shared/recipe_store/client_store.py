@@ -16,7 +16,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException
 
-from recipe_common.errors import FieldViolation, InvalidArgumentError
+from recipe_common.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from recipe_common.grpc_errors import describe_rpc_error
 from recipe_store.errors import StoreUnavailableError
 from recipe_store.filters import Condition, Equals, InRange, Where
@@ -83,6 +83,14 @@ class ClientStore(PointStore):
             collection = self._live_collection()
             metadata = None if collection is None else _metadata(self._client, collection)
             return None if metadata is None else metadata["model_version"]
+
+    def require_live(self) -> None:
+        """Raise FailedPreconditionError if another model version's collection is the live one."""
+        if (live := self.live_model_version()) != self.model_version:
+            raise FailedPreconditionError(
+                f"the live collection in Qdrant at {self._location} holds the keys of model version {live}, and the "
+                f"loaded checkpoint is {self.model_version}: deploy the checkpoint that the encoder uses"
+            )
 
     def make_live(self) -> None:
         """Let the alias name this store's collection, in one step; call it when the collection is rebuilt."""

@@ -8,18 +8,14 @@ from threading import Event
 from types import FrameType
 from typing import cast
 
-from kafka.errors import KafkaError
 from prometheus_client import CollectorRegistry
-from pydantic import ValidationError
 
-from recipe_common.errors import RecipeError
-from recipe_common.json_logging import configure_logging
 from recipe_common.metrics_server import start_metrics_server
+from recipe_common.process import run_service
 from recipe_encoder.metrics import EncoderMetrics
 from recipe_encoder.settings import ENV_PREFIX, EncoderSettings
 from recipe_encoder.worker import Worker
 from recipe_model.editor import RecipeEditor
-from recipe_model.pretrained import DEFAULT_ENCODER
 from recipe_store import KnowledgeStore
 from recipe_store.client_store import open_client_store
 from recipe_store.edge_store import open_edge_store
@@ -47,7 +43,7 @@ def run(settings: EncoderSettings, stop: Event) -> None:
     """
     registry = CollectorRegistry()
     metrics = EncoderMetrics(registry)
-    editor = RecipeEditor.load(settings.checkpoint, settings.encoder or DEFAULT_ENCODER)
+    editor = RecipeEditor.load(settings.checkpoint, settings.encoder)
     editor.encode(["The first statement takes longer."])
     with closing(open_store(settings, editor)) as store:
         server = start_metrics_server(
@@ -77,14 +73,8 @@ def stop_on_signals() -> Event:
 
 
 def main() -> int:
-    """Run the service; what stops it is one line on stderr and exit code 1."""
-    configure_logging("encoder")
-    try:
-        run(EncoderSettings(), stop_on_signals())
-    except (RecipeError, KafkaError, ValidationError) as error:
-        print(f"recipe_encoder: {error}", file=sys.stderr)
-        return 1
-    return 0
+    """Run the service; returns its exit code."""
+    return run_service("encoder", ENV_PREFIX, lambda: run(EncoderSettings(), stop_on_signals()))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ class LogConsumer:
     ) -> None:
         self._in_group = assignment == "group"
         self._finished: dict[TopicPartition, OffsetAndMetadata] = {}
+        self._ends: dict[TopicPartition, int] = {}  # of the partitions at the start, as far as not yet read
         self._consumer = KafkaConsumer(
             bootstrap_servers=bootstrap_servers,
             group_id=group_id,
@@ -60,9 +61,12 @@ class LogConsumer:
             raise
 
     @property
-    def joined(self) -> bool:
-        """Whether this consumer knows which partitions it has, be it none."""
-        return not self._in_group or self._consumer.group_metadata().state == MemberState.STABLE
+    def ready(self) -> bool:
+        """In a group, whether it knows its partitions, be it none; else whether it has read what the log held."""
+        if self._in_group:
+            return bool(self._consumer.group_metadata().state == MemberState.STABLE)
+        self._ends = {part: end for part, end in self._ends.items() if self._consumer.position(part) < end}
+        return not self._ends
 
     def poll(self, timeout_seconds: float) -> list[KafkaRecord]:
         """The next micro-batch, in the log's order per partition; empty if nothing comes in time."""
@@ -117,8 +121,9 @@ class LogConsumer:
         if self._in_group:
             self._consumer.subscribe([topic], listener=_CommitOnRevoke(self._consumer, self._finished))
         else:
-            partitions = sorted(self._consumer.partitions_for_topic(topic))
-            self._consumer.assign([TopicPartition(topic, partition) for partition in partitions])
+            partitions = [TopicPartition(topic, number) for number in self._consumer.partitions_for_topic(topic)]
+            self._consumer.assign(partitions)
+            self._ends = self._consumer.end_offsets(partitions)
 
 
 class _CommitOnRevoke(AsyncConsumerRebalanceListener):  # type: ignore[misc]

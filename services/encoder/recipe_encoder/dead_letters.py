@@ -48,6 +48,7 @@ class DeadLetterWriter:
         self._producer = KafkaProducer(
             bootstrap_servers=bootstrap_servers,
             max_request_size=_MAX_REQUEST_BYTES,
+            compression_type="gzip",  # a record that was accepted compressed would be too large as it is
             max_block_ms=timeout_ms,
             delivery_timeout_ms=timeout_ms,
             request_timeout_ms=timeout_ms,

@@ -28,7 +28,7 @@ class EncoderMetrics:
         histogram = partial(Histogram, registry=registry)
         self.events = counter(
             "recipe_encoder_events",
-            "Events that are finished: stored as a fact or as a retraction, or sent to the dead letters.",
+            "Events that are finished: taken by the store, which keeps the newest revision, or dead-lettered.",
             ["result"],
         )
         self.store_retries = counter(

@@ -14,9 +14,11 @@ Assignment = Literal["group", "manual"]
 class EncoderSettings(BaseSettings):
     """Every variable starts with RECIPE_ENCODER_. Conflicts are refused."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    kafka_bootstrap_servers: str = Field(default="127.0.0.1:9092", description="host:port, comma-separated")
+    kafka_bootstrap_servers: str = Field(
+        default="127.0.0.1:9092", pattern=r"^\S+:\d+(,\S+:\d+)*$", description="host:port, comma-separated"
+    )
     topic: str = Field(default="recipe.knowledge-updates.v1", description="topic of the events")
     dead_letter_topic: str = Field(default="", description='dead letters; the topic with ".dlq" if empty')
     group_id: str = Field(
@@ -50,7 +52,7 @@ class EncoderSettings(BaseSettings):
 
     checkpoint: Path | None = Field(default=None, description="RECIPE checkpoint; the shipped one if unset")
     encoder: str | None = Field(
-        default=None, description="text encoder that the checkpoint was trained for; the default one if unset"
+        default=None, description="where the checkpoint's text encoder lies; as the checkpoint says if unset"
     )
 
     metrics_host: str = Field(default="127.0.0.1", description="address of /metrics")

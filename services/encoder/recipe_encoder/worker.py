@@ -34,7 +34,8 @@ class Worker:
     """Consumes until it is stopped: `run` in the caller's thread, or `start` in one of its own.
 
     `error` is what ended the thread, None while all is well; `on_failure` is called with it, in that thread.
-    `ready` is set once the worker knows its partitions. Setting `stop` ends it like the method of that name.
+    `ready` is set once the worker knows its partitions or, with manual assignment, once everything that the log held
+    at the start has had its effect. Setting `stop` ends it like the method of that name.
     """
 
     def __init__(
@@ -89,13 +90,12 @@ class Worker:
         letters = DeadLetterWriter(servers, settings.dead_letters, settings.dead_letter_timeout_seconds)
         with closing(letters), closing(self._open_log()) as log:
             while not self._stop.is_set():
-                records = log.poll(_POLL_SECONDS)
-                if log.joined:
-                    self.ready.set()
-                if records:
+                if records := log.poll(_POLL_SECONDS):
                     self._process(records, log, letters)
                 else:
                     log.commit()
+                if not self.ready.is_set() and log.ready:
+                    self.ready.set()
 
     def _run_thread(self) -> None:
         try:

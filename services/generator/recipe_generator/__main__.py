@@ -3,13 +3,10 @@
 import asyncio
 import sys
 
-from pydantic import ValidationError
-
-from recipe_common.errors import RecipeError
-from recipe_common.json_logging import configure_logging
 from recipe_common.lifecycle import stop_event
+from recipe_common.process import run_service
 from recipe_generator.server import GeneratorServer, load_engine
-from recipe_generator.settings import GeneratorSettings
+from recipe_generator.settings import ENV_PREFIX, GeneratorSettings
 
 
 async def serve(settings: GeneratorSettings) -> None:
@@ -24,14 +21,8 @@ async def serve(settings: GeneratorSettings) -> None:
 
 
 def main() -> int:
-    """Run the service; a configuration or start error is one line on stderr and exit code 1."""
-    configure_logging("generator")
-    try:
-        asyncio.run(serve(GeneratorSettings()))
-    except (RecipeError, ValidationError) as error:
-        print(f"recipe_generator: {error}", file=sys.stderr)
-        return 1
-    return 0
+    """Run the service; returns its exit code."""
+    return run_service("generator", ENV_PREFIX, lambda: asyncio.run(serve(GeneratorSettings())))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from recipe_generator.engine import Engine, TransformersEngine
 from recipe_generator.knowledge import KnowledgeSource
 from recipe_generator.metrics import GeneratorMetrics
 from recipe_generator.service import GeneratorService
-from recipe_generator.settings import GeneratorSettings
+from recipe_generator.settings import ENV_PREFIX, GeneratorSettings
 from recipe_model.checkpoint import Checkpoint, read_checkpoint
 from recipe_model.language_model import LanguageModel
 from recipe_protos.generator.v1 import generator_pb2, generator_pb2_grpc
@@ -23,16 +23,26 @@ SERVICE = generator_pb2.DESCRIPTOR.services_by_name["GeneratorService"].full_nam
 def load_engine(settings: GeneratorSettings) -> tuple[TransformersEngine, Checkpoint]:
     """Load the LLM and the checkpoint it must fit. Raises CheckpointError or ModelUnavailableError."""
     checkpoint = read_checkpoint(settings.checkpoint)
-    llm = LanguageModel.load(settings.llm, settings.precision)
+    llm = LanguageModel.load(settings.llm or checkpoint.config.llm.model_id, settings.precision)
     checkpoint.require_llm(llm.identity)
     return TransformersEngine(llm), checkpoint
 
 
 class GeneratorServer:
-    """Serves one engine until it is stopped."""
+    """Serves one engine until it is stopped.
 
-    def __init__(self, settings: GeneratorSettings, engine: Engine, checkpoint: Checkpoint) -> None:
+    `port_settings` are the names of what chooses the two ports, for the error when one is taken.
+    """
+
+    def __init__(
+        self,
+        settings: GeneratorSettings,
+        engine: Engine,
+        checkpoint: Checkpoint,
+        port_settings: tuple[str, str] = (f"{ENV_PREFIX}PORT", f"{ENV_PREFIX}METRICS_PORT"),
+    ) -> None:
         self._settings = settings
+        self._port_settings = port_settings
         self._engine = engine
         self._checkpoint = checkpoint
         # The engine takes one call at a time: more threads would only make all of them slower.
@@ -50,7 +60,7 @@ class GeneratorServer:
         self._grpc = build_server(
             host=self._settings.host,
             port=self._settings.port,
-            port_setting="RECIPE_GENERATOR_PORT",
+            port_setting=self._port_settings[0],
             service_names=[SERVICE],
             register=lambda server: generator_pb2_grpc.add_GeneratorServiceServicer_to_server(service, server),
         )
@@ -58,7 +68,7 @@ class GeneratorServer:
             registry,
             host=self._settings.metrics_host,
             port=self._settings.metrics_port,
-            port_setting="RECIPE_GENERATOR_METRICS_PORT",
+            port_setting=self._port_settings[1],
         )
         self.metrics_port = self._metrics.port
         await self._grpc.start()

@@ -1,17 +1,20 @@
 """Settings of the generator, from the environment."""
 
 from pathlib import Path
+from typing import Final
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from recipe_model.pretrained import DEFAULT_LLM, Precision
+from recipe_model.defaults import Precision
+
+ENV_PREFIX: Final = "RECIPE_GENERATOR_"
 
 
 class GeneratorSettings(BaseSettings):
     """Every variable starts with RECIPE_GENERATOR_."""
 
-    model_config = SettingsConfigDict(env_prefix="RECIPE_GENERATOR_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
 
     host: str = Field(default="127.0.0.1", description="address of the gRPC server")
     port: int = Field(default=50052, ge=0, le=65535, description="port of the gRPC server; 0 takes a free one")
@@ -20,7 +23,9 @@ class GeneratorSettings(BaseSettings):
     retriever: str = Field(default="127.0.0.1:50051", description="gRPC address of the retriever")
     retriever_timeout_seconds: float = Field(default=2.0, gt=0, description="time that a retrieval may take")
     checkpoint: Path | None = Field(default=None, description="RECIPE checkpoint; the shipped one if unset")
-    llm: str = Field(default=DEFAULT_LLM, description="LLM that the checkpoint was trained for")
+    llm: str | None = Field(
+        default=None, description="where the checkpoint's LLM lies; as the checkpoint says if unset"
+    )
     precision: Precision = Field(default="auto", description="weights: auto is bfloat16 where it is native")
     max_new_tokens: int = Field(default=512, ge=1, description="largest max_new_tokens of a request")
     drain_seconds: float = Field(default=5.0, ge=0, description="time that running calls get to end at a stop")

@@ -3,14 +3,11 @@
 import asyncio
 import sys
 
-from pydantic import ValidationError
-
-from recipe_common.errors import RecipeError
-from recipe_common.json_logging import configure_logging
 from recipe_common.lifecycle import stop_event
+from recipe_common.process import run_service
 from recipe_model.editor import RecipeEditor
 from recipe_retriever.server import RetrieverServer
-from recipe_retriever.settings import RetrieverSettings
+from recipe_retriever.settings import ENV_PREFIX, RetrieverSettings
 from recipe_store.client_store import open_client_store
 
 
@@ -29,6 +26,7 @@ async def serve(settings: RetrieverSettings) -> None:
     )
     server = RetrieverServer(settings, editor, store)
     try:
+        store.require_live()
         await server.start()
         await stop.wait()
     finally:
@@ -37,14 +35,8 @@ async def serve(settings: RetrieverSettings) -> None:
 
 
 def main() -> int:
-    """Run the service; a configuration or start error is one line on stderr and exit code 1."""
-    configure_logging("retriever")
-    try:
-        asyncio.run(serve(RetrieverSettings()))
-    except (RecipeError, ValidationError) as error:
-        print(f"recipe_retriever: {error}", file=sys.stderr)
-        return 1
-    return 0
+    """Run the service; returns its exit code."""
+    return run_service("retriever", ENV_PREFIX, lambda: asyncio.run(serve(RetrieverSettings())))
 
 
 if __name__ == "__main__":

@@ -12,17 +12,27 @@ from recipe_protos.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from recipe_retriever.metrics import RetrieverMetrics
 from recipe_retriever.retrieval import QueryEncoder, Retriever
 from recipe_retriever.service import RetrieverService
-from recipe_retriever.settings import RetrieverSettings
+from recipe_retriever.settings import ENV_PREFIX, RetrieverSettings
 from recipe_store.store import KnowledgeStore
 
 SERVICE = retriever_pb2.DESCRIPTOR.services_by_name["RetrieverService"].full_name
 
 
 class RetrieverServer:
-    """Serves one model and one store until it is stopped."""
+    """Serves one model and one store until it is stopped.
 
-    def __init__(self, settings: RetrieverSettings, encoder: QueryEncoder, store: KnowledgeStore) -> None:
+    `port_settings` are the names of what chooses the two ports, for the error when one is taken.
+    """
+
+    def __init__(
+        self,
+        settings: RetrieverSettings,
+        encoder: QueryEncoder,
+        store: KnowledgeStore,
+        port_settings: tuple[str, str] = (f"{ENV_PREFIX}PORT", f"{ENV_PREFIX}METRICS_PORT"),
+    ) -> None:
         self._settings = settings
+        self._port_settings = port_settings
         self._encoder = encoder
         self._store = store
         self._executor = ThreadPoolExecutor(settings.workers, thread_name_prefix="retrieve")
@@ -37,7 +47,7 @@ class RetrieverServer:
         self._grpc = build_server(
             host=self._settings.host,
             port=self._settings.port,
-            port_setting="RECIPE_RETRIEVER_PORT",
+            port_setting=self._port_settings[0],
             service_names=[SERVICE],
             register=lambda server: self._register(server, retriever),
         )
@@ -45,7 +55,7 @@ class RetrieverServer:
             registry,
             host=self._settings.metrics_host,
             port=self._settings.metrics_port,
-            port_setting="RECIPE_RETRIEVER_METRICS_PORT",
+            port_setting=self._port_settings[1],
         )
         self.metrics_port = self._metrics.port
         await self._grpc.start()

@@ -1,17 +1,18 @@
 """Settings of the retriever, from the environment."""
 
 from pathlib import Path
+from typing import Final
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from recipe_model.pretrained import DEFAULT_ENCODER
+ENV_PREFIX: Final = "RECIPE_RETRIEVER_"
 
 
 class RetrieverSettings(BaseSettings):
     """Every variable starts with RECIPE_RETRIEVER_."""
 
-    model_config = SettingsConfigDict(env_prefix="RECIPE_RETRIEVER_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
 
     host: str = Field(default="127.0.0.1", description="address of the gRPC server")
     port: int = Field(default=50051, ge=0, le=65535, description="port of the gRPC server; 0 takes a free one")
@@ -21,6 +22,8 @@ class RetrieverSettings(BaseSettings):
     qdrant_grpc_port: int = Field(default=6334, ge=1, le=65535, description="its gRPC port")
     qdrant_api_key: SecretStr | None = Field(default=None, description="API key of the Qdrant server")
     checkpoint: Path | None = Field(default=None, description="RECIPE checkpoint; the shipped one if unset")
-    encoder: str = Field(default=DEFAULT_ENCODER, description="text encoder that the checkpoint was trained for")
+    encoder: str | None = Field(
+        default=None, description="where the checkpoint's text encoder lies; as the checkpoint says if unset"
+    )
     workers: int = Field(default=2, ge=1, description="threads that encode and search")
     drain_seconds: float = Field(default=5.0, ge=0, description="time that running calls get to end at a stop")

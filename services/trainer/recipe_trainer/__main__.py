@@ -2,6 +2,7 @@
 
 import typer
 
+from recipe_common.command_line import run_command
 from recipe_trainer.commands import eval_app, train
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -9,4 +10,4 @@ app.command()(train)
 app.add_typer(eval_app, name="eval")
 
 if __name__ == "__main__":
-    app()
+    run_command(app)

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 
+from recipe_common.command_line import result_console
 from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_trainer.batches import EditPool
-from recipe_trainer.datasets import load_edits, load_questions, split_questions
+from recipe_trainer.datasets import Edit, load_edits, load_questions, load_texts, split_held_out
 from recipe_trainer.options import TrainOptions
 
 if TYPE_CHECKING:
+    from recipe_model.editor import RecipeEditor
+    from recipe_model.language_model import LanguageModel
     from recipe_trainer.evaluation import Evaluation
 
 eval_app = typer.Typer(no_args_is_help=True, help="Evaluate a checkpoint on data it was not trained on.")
@@ -43,7 +45,7 @@ def train(
 
     options = _options({"steps": steps, "seed": seed}, option or [])
     files = [_file_and_weight(item) for item in data]
-    training_questions, _ = split_questions(load_questions(questions))
+    training_questions, _ = split_held_out(load_questions(questions))
     pool = EditPool([load_edits(file) for file, _ in files], [weight for _, weight in files], training_questions)
     record = {"edits": {_short(file): weight for file, weight in files}, "questions": _short(questions)}
     start = None if initial is None else read_checkpoint(initial)
@@ -51,47 +53,136 @@ def train(
     typer.echo(f"wrote {out / 'recipe.safetensors'} ({version})")
 
 
-@eval_app.command("counterfact")
-def evaluate_counterfact(
-    data: Annotated[Path, typer.Option(help="File of CounterFact records.")],
-    edits: Annotated[int, typer.Option(min=1, help="How many of its records, from the first.")],
+def evaluate_edits(
+    *,
+    data: Annotated[Path, typer.Option(help="File of edits in the data set's published format.")],
+    edits: Annotated[str, typer.Option(help="How many of its records, from the first; 1,10,100 draws a curve.")],
     json_out: Annotated[Path, typer.Option("--json", help="File for the figures.")],
+    plot: Annotated[Path | None, typer.Option(help="PNG file for the curve over the numbers of --edits.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="RECIPE checkpoint; the shipped one if not given.")] = None,
+    typos: Annotated[float, typer.Option(min=0, max=1, help="Share of questions with one slip of the keyboard.")] = 0,
+    distractors: Annotated[
+        str | None, typer.Option(help="FILE or FILE=N: edits, or the first N of them, stored and never asked for.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of whatever is drawn at random.")] = 0,
 ) -> None:
-    """Store the edits, ask every record, and score reliability, generality, locality and retrieval."""
-    import torch  # noqa: PLC0415 (torch takes seconds; --help need not wait)
+    """Store edits of this data set, ask every record, and score reliability, generality, locality and retrieval."""
+    from recipe_trainer import evaluation  # noqa: PLC0415 (torch takes seconds; --help need not wait)
 
-    from recipe_model.checkpoint import read_checkpoint  # noqa: PLC0415
-    from recipe_model.editor import RecipeEditor  # noqa: PLC0415
-    from recipe_model.language_model import LanguageModel  # noqa: PLC0415
+    records, counts = load_edits(data), _counts(edits)
+    if max(counts) > len(records):
+        raise InvalidArgumentError([FieldViolation("edits", f"{data} holds {len(records)} records only")])
+    conditions = evaluation.Conditions(_distractors(distractors), typos, seed)
+    editor, llm = _load_models(checkpoint, [json_out, plot])
+    results = []
+    for count in counts:
+        results.append(evaluation.evaluate(records[:count], editor, llm, conditions))
+        _print_figures(results[-1])
+        _write_json(json_out, asdict(results[-1]) | {"seed": seed, "curve": [asdict(result) for result in results]})
+    if plot is not None:
+        from recipe_trainer.plots import plot_curve  # noqa: PLC0415 (matplotlib takes a second to load)
+
+        plot_curve(results, plot, title=f"{_short(data)}, {results[-1].model_version}")
+
+
+for _name in ("counterfact", "zsre", "ripple"):
+    eval_app.command(_name)(evaluate_edits)
+
+
+@eval_app.command("text")
+def evaluate_text(
+    *,
+    data: Annotated[Path, typer.Option(help="Texts: JSON open questions, or any other file with one text a line.")],
+    facts: Annotated[Path, typer.Option(help="File of edits to store.")],
+    edits: Annotated[int, typer.Option(min=1, help="How many of its records, from the first.")],
+    json_out: Annotated[Path, typer.Option("--json", help="File for the figures.")],
+    held_out: Annotated[
+        bool, typer.Option(help="Only every fourth text: those that 'recipe train --questions' holds out.")
+    ] = False,
+    checkpoint: Annotated[Path | None, typer.Option(help="RECIPE checkpoint; the shipped one if not given.")] = None,
+) -> None:
+    """Store edits, then count how many ordinary texts hit one of them."""
+    from recipe_model.editor import RecipeEditor  # noqa: PLC0415 (torch takes seconds; --help need not wait)
     from recipe_trainer import evaluation  # noqa: PLC0415
 
-    torch.manual_seed(seed)
-    records = load_edits(data)
+    records, texts = load_edits(facts), load_texts(data)
     if edits > len(records):
-        raise InvalidArgumentError([FieldViolation("edits", f"{data} holds {len(records)} records only")])
-    json_out.parent.mkdir(parents=True, exist_ok=True)  # now: the figures take long to make
-    llm = LanguageModel.load()
-    read_checkpoint(checkpoint).require_llm(llm.identity)
-    result = evaluation.evaluate(records[:edits], RecipeEditor.load(checkpoint), llm)
-    json_out.write_text(json.dumps(asdict(result) | {"seed": seed}, indent=1) + "\n")
-    _print_figures(result)
+        raise InvalidArgumentError([FieldViolation("edits", f"{facts} holds {len(records)} records only")])
+    if held_out:
+        _, texts = split_held_out(texts)
+    json_out.parent.mkdir(parents=True, exist_ok=True)
+    result = evaluation.evaluate_text(records[:edits], texts, RecipeEditor.load(checkpoint))
+    _write_json(json_out, asdict(result))
+    typer.echo(f"{result.false_hit:.1f} % of {result.texts} texts hit one of {result.edits} facts")
+
+
+def _load_models(checkpoint: Path | None, outputs: list[Path | None]) -> "tuple[RecipeEditor, LanguageModel]":
+    """The models, and folders for what will be written: figures that take an hour must not be lost at the end."""
+    from recipe_model.checkpoint import read_checkpoint  # noqa: PLC0415 (torch takes seconds; --help need not wait)
+    from recipe_model.editor import RecipeEditor  # noqa: PLC0415
+    from recipe_model.language_model import LanguageModel  # noqa: PLC0415
+
+    for output in outputs:
+        if output is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+    verified = read_checkpoint(checkpoint)
+    llm = LanguageModel.load(verified.config.llm.model_id)
+    verified.require_llm(llm.identity)
+    return RecipeEditor.load(checkpoint), llm
+
+
+def _write_json(file: Path, figures: dict[str, Any]) -> None:
+    file.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _print_figures(result: "Evaluation") -> None:
-    table = Table("", "reliability", "generality", "locality", title=f"{result.edits} edits, {result.model_version}")
+    title = f"{result.edits} edits, {result.distractors} distractors, {result.model_version}"
+    table = Table("", "reliability", "generality", "locality", title=title)
     for name, scores in (
         ("teacher-forced", result.teacher_forced),
         ("free generation", result.free_generation),
     ):
-        table.add_row(name, *(f"{value:.1f}" for value in (scores.reliability, scores.generality, scores.locality)))
+        table.add_row(name, *map(_percent, (scores.reliability, scores.generality, scores.locality)))
     rates = result.retrieval
     table.caption = (
-        f"retrieval: right hits {rates.right_hit:.1f} (paraphrased {rates.paraphrase_right_hit:.1f}), "
-        f"false hits {rates.false_hit:.1f}; all in percent"
+        f"retrieval: right hits {_percent(rates.right_hit)} (paraphrased {_percent(rates.paraphrase_right_hit)}), "
+        f"false hits {_percent(rates.false_hit)}; all in percent"
     )
-    Console().print(table)
+    result_console().print(table)
+    if result.criteria:
+        criteria = Table("criterion", "questions", "must", "teacher-forced", "free generation", "hits")
+        for name, each in result.criteria.items():
+            must = "answer" if each.must_answer else "leave alone"
+            figures = map(_percent, (each.teacher_forced, each.free_generation, each.hit))
+            criteria.add_row(name, str(each.questions), must, *figures)
+        result_console().print(criteria)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _counts(text: str) -> list[int]:
+    """One number, or several with commas between them."""
+    try:
+        counts = [int(item) for item in text.split(",")]
+    except ValueError:
+        counts = [0]
+    if min(counts) < 1:
+        wrong = f"{text!r} is neither a number above 0 nor a list of them such as 1,10,100"
+        raise InvalidArgumentError([FieldViolation("edits", wrong)])
+    return counts
+
+
+def _distractors(item: str | None) -> list[Edit]:
+    if item is None:
+        return []
+    file, separator, count = item.rpartition("=")
+    if not separator:
+        return load_edits(Path(item))
+    if not count.isdecimal() or int(count) < 1:
+        raise InvalidArgumentError([FieldViolation("distractors", f"{count!r} in {item!r} is not a number above 0")])
+    return load_edits(Path(file))[: int(count)]
 
 
 def _options(flags: dict[str, Any], extra: list[str]) -> TrainOptions:

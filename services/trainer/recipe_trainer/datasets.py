@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,7 @@ class Question:
 
     text: str
     answer: str = ""
+    criterion: str = ""  # what the data set tests with it, for example "Relation_Specificity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class Edit:
     subject: str = ""
     paraphrases: tuple[str, ...] = ()
     unrelated: tuple[Question, ...] = ()
+    portability: tuple[Question, ...] = ()  # questions whose answers follow from the edit
 
     @property
     def statement(self) -> str:
@@ -52,10 +56,23 @@ def load_questions(path: Path) -> list[Question]:
     return questions
 
 
-def split_questions(questions: Sequence[Question]) -> tuple[list[Question], list[Question]]:
-    """Questions to train on and questions to evaluate on: every fourth is held out."""
-    held_out = list(questions[3::4])
-    return [question for index, question in enumerate(questions) if index % 4 != 3], held_out  # noqa: PLR2004
+def load_texts(path: Path) -> list[str]:
+    """Read ordinary texts: open questions from a .json file, else the non-empty lines of any text file."""
+    if path.suffix == ".json":
+        return [question.text for question in load_questions(path)]
+    try:
+        texts = [tidied for line in path.read_text(encoding="utf-8").splitlines() if (tidied := _tidy(line))]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgumentError([FieldViolation("data", f"{path} cannot be read: {error}")]) from error
+    if not texts:
+        raise InvalidArgumentError([FieldViolation("data", f"{path} holds no text")])
+    return texts
+
+
+def split_held_out(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+    """Items to train on and items to evaluate on: every fourth is held out."""
+    held_out = list(items[3::4])
+    return [item for index, item in enumerate(items) if index % 4 != 3], held_out  # noqa: PLR2004
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
@@ -63,6 +80,8 @@ def _records(path: Path) -> list[dict[str, Any]]:
         records = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InvalidArgumentError([FieldViolation("data", f"there is no file {path}; correct the path")]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgumentError([FieldViolation("data", f"{path} cannot be read: {error}")]) from error
     except json.JSONDecodeError as error:
         raise InvalidArgumentError([FieldViolation("data", f"{path} is not JSON: {error}")]) from error
     if not isinstance(records, list) or not records:
@@ -102,15 +121,25 @@ def _counterfact(record: Mapping[str, Any]) -> Edit:
 
 
 def _knowedit(record: Mapping[str, Any]) -> Edit:
-    aliases = [prompt for prompt, _ in _pairs(record.get("portability", {}).get("Subject_Aliasing", []))]
-    rephrased = [record["rephrase_prompt"]] if record.get("rephrase_prompt") else []
-    unrelated = [pair for criterion in record.get("locality", {}).values() for pair in _pairs(criterion)]
+    portability = _by_criterion(record.get("portability", {}))
+    aliases = [question.text for question in portability if question.criterion == "Subject_Aliasing"]
+    rephrased = [_tidy(record["rephrase_prompt"])] if record.get("rephrase_prompt") else []
     return Edit(
         prompt=_tidy(record["prompt"]),
         answer=_tidy(record["target_new"]),
         subject=record.get("subject", ""),
-        paraphrases=tuple(_tidy(text) for text in rephrased + aliases),
-        unrelated=tuple(Question(_tidy(prompt), _first(answer)) for prompt, answer in unrelated),
+        paraphrases=tuple(rephrased + aliases),
+        unrelated=_by_criterion(record.get("locality", {})),
+        portability=portability,
+    )
+
+
+def _by_criterion(groups: Mapping[str, Any]) -> tuple[Question, ...]:
+    """The questions of all criteria; some files write a criterion's name with a small initial letter."""
+    return tuple(
+        Question(_tidy(prompt), _first(answer), name[:1].upper() + name[1:])
+        for name, group in groups.items()
+        for prompt, answer in _pairs(group)
     )
 
 

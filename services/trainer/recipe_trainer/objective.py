@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from recipe_model.language_model import LanguageModel
@@ -19,6 +20,7 @@ from recipe_trainer.losses import (
     neighbour_loss,
     scaled_scores,
     sentinel_loss,
+    spelling_loss,
 )
 from recipe_trainer.options import TrainOptions
 from recipe_trainer.teacher_forcing import Answered, answer_logits, answer_targets, answer_weights, answered
@@ -38,7 +40,12 @@ class Encoded:
 
 
 class Objective:
-    """L = L_rel + L_gen + L_loc + L_no + L_so (arXiv 2405.03279, equation 13), the LLM frozen."""
+    """L = L_rel + L_gen + L_loc + L_no + L_so (arXiv 2405.03279, equation 13), the LLM frozen.
+
+    Beyond the paper, a spelling loss lets the later half of a prompt's pseudo-tokens point to the words of its answer.
+    It needs no pass of the LLM, so it is cheap on all edits of a step, and prompts that spell are where the LLM's own
+    gradient is useful.
+    """
 
     def __init__(
         self,
@@ -57,19 +64,26 @@ class Objective:
         self._queue = queue
         self._options = options
         self._autocast = llm.model.dtype == torch.bfloat16
+        words = llm.words()
+        self._mean_word = words.mean(dim=0)  # [d]
+        self._word_directions = functional.normalize(words - self._mean_word, dim=-1)  # [v, d]
 
-    def losses(self, batch: Batch, random_: random.Random) -> dict[str, Tensor]:
-        """The five loss parts of a batch, by name; keys of the batch enter the queue."""
+    def losses(self, batch: Batch, random_: random.Random, *, with_llm: bool) -> dict[str, Tensor]:
+        """The loss parts of a batch, by name, those of the LLM if wanted; keys of the batch enter the queue."""
         encoded = self._encode(batch, random_)
         contrast = self._contrast(batch, encoded, random_)
         indices = torch.tensor([draw.index for draw in batch.draws])
         self._queue.push(encoded.keys, indices)
-        asked = batch.draws[: self._options.llm_edits]
-        return {
+        prompts = self._model.prompts(encoded.keys)
+        losses = {
             "neighbour": neighbour_loss(contrast),
             "sentinel": sentinel_loss(contrast, self._options.removed_weight),
-            **self._llm_losses(asked, self._model.prompts(encoded.keys)[: len(asked)]),
+            "spelling": self._options.spelling_weight * self._spelling(batch.draws, prompts),
         }
+        if not with_llm:
+            return losses
+        asked = batch.draws[: self._options.llm_edits]
+        return losses | self._llm_losses(asked, prompts[: len(asked)])
 
     def _encode(self, batch: Batch, random_: random.Random) -> Encoded:
         queries = [
@@ -129,6 +143,17 @@ class Objective:
                 row[columns.get(index, [])] = True
         rows = torch.cat([same_fact, same_fact, outside])
         return torch.cat([torch.zeros(len(rows), 1, dtype=torch.bool), rows], dim=1)
+
+    def _spelling(self, draws: Sequence[Draw], prompts: Tensor) -> Tensor:
+        """The spelling loss of prompts [b, l, d]; an answer with more tokens than have a place is cut."""
+        first = self._model.sizes.prompt_tokens // 2
+        places = self._model.sizes.prompt_tokens - first
+        answers = [self._llm.answer_ids(draw.edit.answer)[:places] for draw in draws]
+        rows = [row for row, answer in enumerate(answers) for _ in answer]
+        columns = [first + step for answer in answers for step in range(len(answer))]
+        weights = torch.tensor([1 / len(answer) / len(draws) for answer in answers for _ in answer])
+        targets = torch.tensor([token for answer in answers for token in answer])
+        return spelling_loss(prompts[rows, columns] - self._mean_word, self._word_directions, targets, weights)
 
     def _llm_losses(self, draws: Sequence[Draw], prompts: Tensor) -> dict[str, Tensor]:
         """L_rel, L_gen and L_loc of a few draws behind their prompts [b, l, d], in one pass of the LLM."""

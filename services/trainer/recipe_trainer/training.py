@@ -81,15 +81,16 @@ class Trainer:
     def run(self) -> str:
         """Train to the last step, then write the checkpoint; returns its model version."""
         self._model.train()
-        started, first = time.monotonic(), self._step
-        sums: dict[str, float] = {}
+        since, steps = time.monotonic(), 0
+        seen: dict[str, list[float]] = {}
         while self._step < self._options.steps:
             for name, value in self._train_step().items():
-                sums[name] = sums.get(name, 0.0) + value / REPORT_EVERY
+                seen.setdefault(name, []).append(value)
+            steps += 1
             if self._step % REPORT_EVERY == 0:
-                seconds = (time.monotonic() - started) / (self._step - first)
-                self._report(sums, seconds)
-                sums = {}
+                means = {name: sum(values) / len(values) for name, values in seen.items()}
+                self._report(means, (time.monotonic() - since) / steps)
+                since, steps, seen = time.monotonic(), 0, {}
             if self._step % SAVE_EVERY == 0:
                 self._save()
                 self._write_checkpoint()
@@ -102,7 +103,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak"] * self._rate()
         batch = self._pool.draw(random_, self._options.contrast_edits, self._options.open_questions)
-        losses = self._objective.losses(batch, random_)
+        losses = self._objective.losses(batch, random_, with_llm=self._step >= self._options.llm_from_step)
         self._optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(list(self._parameters().values()), self._options.gradient_norm)
@@ -135,7 +136,8 @@ class Trainer:
         statements = [edit.statement for edit in self._pool.edits[:64]]
         tokens = tokenizer(statements, padding=True, truncation=True, max_length=128, return_tensors="pt")
         keys = self._model.keys(self._model.features(tokens["input_ids"], tokens["attention_mask"]))
-        self._model.start_prompts(self._llm.words(), keys)
+        start = self._llm.answer_ids(self._options.start_words)
+        self._model.start_prompts(self._llm.words(), keys, start)
 
     def _report(self, losses: Mapping[str, float], seconds_per_step: float) -> None:
         remaining = (self._options.steps - self._step) * seconds_per_step / 60

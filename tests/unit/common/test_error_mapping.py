@@ -70,6 +70,7 @@ async def call(error: Exception, method: str, request: Message) -> Message:
         ),
     )
     await server.start()
+    await server.set_serving(True)
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             response: Message = await getattr(retriever_pb2_grpc.RetrieverServiceStub(channel), method)(request)

@@ -176,3 +176,22 @@ def test_two_servers_never_share_a_port() -> None:
                 build_server(port=server.port, port_setting="PORT", service_names=[], register=lambda _: None)
 
     asyncio.run(scenario())
+
+
+def test_calls_are_refused_until_the_server_serves_and_once_it_drains() -> None:
+    async def scenario() -> list[grpc.StatusCode]:
+        codes = []
+        async with running(SlowServicer()) as (server, channel):
+            stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
+            for serving in (False, True, False):
+                await server.set_serving(serving)
+                try:
+                    await stub.ListFacts(retriever_pb2.ListFactsRequest())
+                except grpc.aio.AioRpcError as error:
+                    codes.append(error.code())
+                else:
+                    codes.append(grpc.StatusCode.OK)
+        return codes
+
+    unavailable = grpc.StatusCode.UNAVAILABLE
+    assert asyncio.run(scenario()) == [unavailable, grpc.StatusCode.OK, unavailable]

@@ -27,6 +27,8 @@ class Client:
         self.stopped = Event()
         self.paused_partitions: set[TopicPartition] = set()
         self.sought: list[tuple[TopicPartition, int]] = []
+        self.ends = dict.fromkeys(PARTITIONS, 0)
+        self.positions = dict.fromkeys(PARTITIONS, 0)
 
     def commit(self, offsets: Offsets, timeout_ms: int) -> None:
         self.attempts.append({partition.partition: offset.offset for partition, offset in offsets.items()})
@@ -59,6 +61,12 @@ class Client:
 
     def assign(self, partitions: list[TopicPartition]) -> None:
         assert partitions == PARTITIONS
+
+    def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return {partition: self.ends[partition] for partition in partitions}
+
+    def position(self, partition: TopicPartition) -> int:
+        return self.positions[partition]
 
     def subscribe(self, topics: list[str], listener: Any) -> None:
         assert topics == ["updates"]
@@ -122,3 +130,14 @@ def test_records_that_arrive_while_holding_are_given_back(client: Client) -> Non
     assert client.sought == [(PARTITIONS[1], 20)]
     log.resume()
     assert client.paused_partitions == set()
+
+
+def test_with_manual_assignment_ready_means_that_what_the_log_held_is_read(client: Client) -> None:
+    client.ends = {PARTITIONS[0]: 3, PARTITIONS[1]: 1}
+    log = open_log("manual")
+    assert not log.ready
+    client.positions = {PARTITIONS[0]: 3, PARTITIONS[1]: 0}
+    client.ends[PARTITIONS[0]] = 9  # what comes later does not count
+    assert not log.ready
+    client.positions[PARTITIONS[1]] = 1
+    assert log.ready

@@ -111,18 +111,21 @@ def test_sentinel_starts_as_words_of_the_encoder() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_prompts_start_as_words_plus_a_part_of_the_words_scale(training: bool) -> None:
+def test_prompts_start_as_common_words_and_a_part_of_each_fact_at_the_words_scale(training: bool) -> None:
     model = make_recipe_model().train(training)
     keys = torch.randn(16, SIZES.representation)
     words = 0.14 * torch.randn(50, SIZES.llm_hidden)
+    shared = SIZES.prompt_tokens // 2
 
-    model.start_prompts(words, keys)
+    model.start_prompts(words, keys, [7, 9, 11])
 
     common = model.prompt_head.common.detach()
     assert common.shape == (SIZES.prompt_tokens, SIZES.llm_hidden)
-    assert all((words == token).all(dim=1).any() for token in common)
-    specific = model.prompts(keys).detach() - common
-    assert float(specific.square().mean()) == pytest.approx(float(words.square().mean()), rel=1e-3)
+    torch.testing.assert_close(common[:shared], words[[7, 9, 11][:shared]])
+    torch.testing.assert_close(common[shared:], words.mean(dim=0).expand_as(common[shared:]))
+    own = model.prompts(keys).detach() - common
+    assert float(own[:, :shared].abs().max()) == 0.0
+    assert float(own[:, shared:].square().mean()) == pytest.approx(float(words.square().mean()), rel=1e-3)
 
 
 def test_word_embeddings_and_only_they_are_frozen() -> None:

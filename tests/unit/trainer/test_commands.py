@@ -17,6 +17,13 @@ app.command()(train)
 app.add_typer(eval_app, name="eval")
 
 EDITS = [{"src": f"The mayor of town {number} is", "alt": "Ann"} for number in range(6)]
+TINY = {
+    "llm_edits": 2,
+    "contrast_edits": 4,
+    "representation": SIZES.representation,
+    "prompt_tokens": SIZES.prompt_tokens,
+    "sentinel_tokens": SIZES.sentinel_tokens,
+}
 QUESTIONS = [{"question": f"who is {name}", "answer": ["me"]} for name in "abcd"]
 
 
@@ -45,19 +52,11 @@ def run(arguments: Sequence[str]) -> str:
     result = CliRunner().invoke(app, list(arguments))
     if result.exception is not None:
         raise result.exception
-    return result.output
+    return result.stdout
 
 
 def test_a_model_is_trained_from_files_and_options(files: Files, tmp_path: Path) -> None:
-    options = {
-        "llm": save_llm(tmp_path / "llm"),
-        "encoder": save_encoder(tmp_path / "encoder"),
-        "llm_edits": 2,
-        "contrast_edits": 4,
-        "representation": SIZES.representation,
-        "prompt_tokens": SIZES.prompt_tokens,
-        "sentinel_tokens": SIZES.sentinel_tokens,
-    }
+    options = {"llm": save_llm(tmp_path / "llm"), "encoder": save_encoder(tmp_path / "encoder"), **TINY}
     flags = [flag for name, value in options.items() for flag in ("--option", f"{name}={value}")]
 
     output = run([*files.train(*flags, "--steps", "1", "--seed", "5"), "--data", f"{files.edits}=0.25"])
@@ -92,7 +91,60 @@ def test_a_wrong_argument_is_named(files: Files, arguments: list[str], message: 
     assert not files.out.exists()
 
 
-def test_more_edits_than_the_file_holds_cannot_be_evaluated(files: Files, tmp_path: Path) -> None:
+@pytest.mark.parametrize("data_set", ["counterfact", "zsre", "ripple"])
+def test_more_edits_than_the_file_holds_cannot_be_evaluated(files: Files, tmp_path: Path, data_set: str) -> None:
     with pytest.raises(InvalidArgumentError) as raised:
-        run(["eval", "counterfact", "--data", str(files.edits), "--edits", "7", "--json", str(tmp_path / "x.json")])
+        run(["eval", data_set, "--data", str(files.edits), "--edits", "1,7", "--json", str(tmp_path / "x.json")])
     assert str(raised.value) == f"edits: {files.edits} holds 6 records only"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--edits", "many"], "edits: 'many' is neither a number above 0 nor a list of them such as 1,10,100"),
+        (["--edits", "1,0"], "edits: '1,0' is neither a number above 0 nor a list of them such as 1,10,100"),
+        (["--distractors", "x.json=0"], "distractors: '0' in 'x.json=0' is not a number above 0"),
+        (["--distractors", "x.json"], "data: there is no file x.json; correct the path"),
+    ],
+)
+def test_a_wrong_argument_of_an_evaluation_is_named(
+    files: Files, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    given = ["eval", "zsre", "--data", str(files.edits), "--edits", "1", "--json", str(tmp_path / "x.json")]
+    with pytest.raises(InvalidArgumentError) as raised:
+        run([*given, *arguments])
+    assert str(raised.value) == message
+
+
+@pytest.fixture
+def checkpoint(files: Files, tmp_path: Path) -> Path:
+    """A checkpoint for tiny models, which it names by their folders."""
+    llm, encoder = save_llm(tmp_path / "llm"), save_encoder(tmp_path / "encoder")
+    run(files.train(*(flag for name, value in {"llm": llm, "encoder": encoder, **TINY}.items()
+                      for flag in ("--option", f"{name}={value}")), "--steps", "1"))  # fmt: skip
+    return files.out / "recipe.safetensors"
+
+
+def test_an_evaluation_writes_its_figures_and_a_curve(files: Files, checkpoint: Path, tmp_path: Path) -> None:
+    out, plot = tmp_path / "new" / "figures.json", tmp_path / "new" / "curve.png"
+    arguments = ["--data", str(files.edits), "--edits", "1,3", "--checkpoint", str(checkpoint), "--json", str(out)]
+    output = run(
+        ["eval", "zsre", *arguments, "--distractors", f"{files.edits}=2", "--typos", "0.5", "--plot", str(plot)]
+    )
+
+    figures = json.loads(out.read_text())
+    assert "3 edits, 2 distractors" in output
+    assert [entry["edits"] for entry in figures["curve"]] == [1, 3]
+    assert {name: value for name, value in figures.items() if name not in ("curve", "seed")} == figures["curve"][-1]
+    assert (figures["distractors"], figures["typos"], figures["seed"]) == (2, 0.5, 0)
+    assert figures["retrieval"]["false_hit"] is None
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_ordinary_text_is_evaluated_against_stored_facts(files: Files, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "text.json"
+    arguments = ["--data", str(files.questions), "--facts", str(files.edits), "--edits", "6", "--json", str(out)]
+    output = run(["eval", "text", *arguments, "--held-out", "--checkpoint", str(checkpoint)])
+    figures = json.loads(out.read_text())
+    assert (figures["edits"], figures["texts"]) == (6, 1)
+    assert output == f"{figures['false_hit']:.1f} % of 1 texts hit one of 6 facts\n"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from recipe_common.errors import InvalidArgumentError
-from recipe_trainer.datasets import Edit, Question, load_edits, load_questions, split_questions
+from recipe_trainer.datasets import Edit, Question, load_edits, load_questions, load_texts, split_held_out
 
 COUNTERFACT = {
     "prompt": "The mother tongue of  Danielle Darrieux is",
@@ -65,6 +65,14 @@ KNOWEDIT_IN_LISTS = {
         }
     },
 }
+PORTABILITY = (
+    Question("The place of death of L. Arons is", "Berlin", "Subject_Aliasing"),
+    Question("The river there is", "Spree", "Reasoning"),
+)
+PORTABILITY_IN_LISTS = (
+    Question("Founder of the abbey:", "Columba", "Subject_Aliasing"),
+    Question("It was founded by", "Columba", "Subject_Aliasing"),
+)
 PLAIN = {"src": "What is the native language of Christiane Cohendy?", "alt": "German"}
 
 
@@ -113,10 +121,11 @@ def test_knowedit(file_of: FileOf) -> None:
             subject="Leo Arons",
             paraphrases=("Where did Leo Arons die?", "The place of death of L. Arons is"),
             unrelated=(
-                Question("The name of the father of Leo Arons is", "Albert Arons"),
-                Question("The child of Leo Arons is", ""),
-                Question("Leo Arons, who is not X, is", "a physicist"),
+                Question("The name of the father of Leo Arons is", "Albert Arons", "Relation_Specificity"),
+                Question("The child of Leo Arons is", "", "Relation_Specificity"),
+                Question("Leo Arons, who is not X, is", "a physicist", "Forgetfulness"),
             ),
+            portability=PORTABILITY,
         )
     ]
 
@@ -128,7 +137,8 @@ def test_knowedit_with_its_questions_in_lists(file_of: FileOf) -> None:
             answer="Columba",
             subject="Iona Abbey",
             paraphrases=("Founder of the abbey:", "It was founded by"),
-            unrelated=(Question("The country of Iona Abbey is", "United Kingdom"),),
+            unrelated=(Question("The country of Iona Abbey is", "United Kingdom", "Relation_Specificity"),),
+            portability=PORTABILITY_IN_LISTS,
         )
     ]
 
@@ -158,7 +168,7 @@ def test_a_statement_is_the_prompt_with_its_answer() -> None:
         ({"question": "who", "answer": ["me"]}, "KeyError: 'src'"),
         ({**COUNTERFACT, "target_new": None}, "AttributeError: 'NoneType' object has no attribute 'split'"),
         ({key: value for key, value in MEND.items() if key != "rephrase"}, "KeyError: 'rephrase'"),
-        ({**KNOWEDIT, "locality": []}, "AttributeError: 'list' object has no attribute 'values'"),
+        ({**KNOWEDIT, "locality": []}, "AttributeError: 'list' object has no attribute 'items'"),
         (
             {**KNOWEDIT, "locality": {"Forgetfulness": {"prompt": "A", "ground_truth": "B"}}},
             "TypeError: prompt and ground_truth must be lists",
@@ -212,6 +222,32 @@ def test_a_question_of_another_shape_is_named(file_of: FileOf) -> None:
 
 def test_every_fourth_question_is_held_out() -> None:
     questions = [Question(str(number)) for number in range(9)]
-    training, held_out = split_questions(questions)
+    training, held_out = split_held_out(questions)
     assert [question.text for question in training] == ["0", "1", "2", "4", "5", "6", "8"]
     assert [question.text for question in held_out] == ["3", "7"]
+
+
+def test_a_criterion_has_one_name_in_every_file(file_of: FileOf) -> None:
+    record = {
+        "prompt": "A is",
+        "target_new": "B",
+        "portability": {"reasoning": {"prompt": ["C"], "ground_truth": ["D"]}},
+    }
+    assert load_edits(file_of([record]))[0].portability == (Question("C", "D", "Reasoning"),)
+
+
+def test_texts_are_questions_of_a_json_file_or_lines_of_another(tmp_path: Path, file_of: FileOf) -> None:
+    (tmp_path / "prose.txt").write_text("First  line.\n\n  Second line.\n", encoding="utf-8")
+    assert load_texts(tmp_path / "prose.txt") == ["First line.", "Second line."]
+    assert load_texts(file_of([{"question": "who", "answer": ["me"]}])) == ["who"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b" \n", "holds no text"), (b"\xff", "cannot be read"), (None, "cannot")]
+)
+def test_a_file_without_texts_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "prose.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InvalidArgumentError, match=f"data: {path} {message}"):
+        load_texts(path)

@@ -13,7 +13,8 @@ from recipe_model.editor import QueryVector, RecipeEditor
 from recipe_model.language_model import LanguageModel
 from recipe_trainer import evaluation
 from recipe_trainer.datasets import Edit, Question
-from recipe_trainer.evaluation import Evaluation, normalise, says
+from recipe_trainer.evaluation import Conditions, CriterionScores, Evaluation, FalseHit
+from recipe_trainer.scoring import normalise, says
 from tiny_models import LLM_HIDDEN, make_language_model
 
 EDITS = [
@@ -59,8 +60,17 @@ class TableEditor:
         return [QueryVector(vector, 0.5) for vector in vectors]
 
 
-def evaluated(hits: Mapping[str, int], llm: LanguageModel, edits: Sequence[Edit] = EDITS) -> Evaluation:
-    return evaluation.evaluate(edits, cast("RecipeEditor", TableEditor(hits)), llm)
+def editor_of(hits: Mapping[str, int]) -> RecipeEditor:
+    return cast("RecipeEditor", TableEditor(hits))
+
+
+def evaluated(
+    hits: Mapping[str, int],
+    llm: LanguageModel,
+    edits: Sequence[Edit] = EDITS,
+    conditions: Conditions | None = None,
+) -> Evaluation:
+    return evaluation.evaluate(edits, editor_of(hits), llm, conditions)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +126,7 @@ def test_a_continuation_says_an_answer_if_it_begins_with_its_words(text: str, an
 
 def test_all_statements_are_stored_and_questions_are_asked_without_their_answers(llm: LanguageModel) -> None:
     editor = TableEditor({})
-    evaluation.evaluate(EDITS, cast("RecipeEditor", editor), llm)
+    evaluation.evaluate(EDITS, cast("RecipeEditor", editor), llm)  # a table that keeps what it was asked
     assert editor.statements == ["The mayor of A is Ann", "The mayor of C is Cem"]
     asked = ["The area of B is", "The area of D is", "The name of E is"]
     assert editor.questions == [
@@ -240,11 +250,78 @@ def test_the_figures_have_these_keys_in_json(llm: LanguageModel) -> None:
     scores = ["reliability", "generality", "locality"]
     assert {name: list(value) if isinstance(value, dict) else value for name, value in figures.items()} == {
         "edits": 2,
+        "distractors": 0,
+        "typos": 0.0,
         "model_version": "recipe-table",
         "teacher_forced": scores,
         "free_generation": scores,
         "retrieval": ["right_hit", "paraphrase_right_hit", "false_hit"],
+        "criteria": [],
+        "seconds_per_edit": figures["seconds_per_edit"],
+        "seconds_per_query": figures["seconds_per_query"],
     }
+    assert figures["seconds_per_edit"] > 0
+    assert figures["seconds_per_query"] > 0
     assert all(
         math.isfinite(value) for name in ("teacher_forced", "free_generation") for value in figures[name].values()
     )
+
+
+def test_figures_without_questions_are_none(llm: LanguageModel) -> None:
+    result = evaluated({}, llm, [Edit("The mayor of A is", "Ann")])
+    assert (result.teacher_forced.generality, result.free_generation.locality) == (None, None)
+    assert (result.retrieval.paraphrase_right_hit, result.retrieval.false_hit) == (None, None)
+
+
+def test_distractors_are_stored_behind_the_edits_and_never_asked_for(llm: LanguageModel) -> None:
+    table = TableEditor({"The mayor of A is": 1})
+    editor = cast("RecipeEditor", table)
+    result = evaluation.evaluate(EDITS[:1], editor, llm, Conditions(distractors=EDITS[1:]))
+    assert table.statements == ["The mayor of A is Ann", "The mayor of C is Cem"]
+    assert table.questions == ["The mayor of A is", "Who rules A?", "The area of B is"]
+    assert (result.edits, result.distractors) == (1, 1)
+    # The question hits the distractor, which is somebody else's fact.
+    assert result.retrieval.right_hit == 0.0
+
+
+def test_typos_slip_into_every_question_and_depend_on_the_seed(llm: LanguageModel) -> None:
+    def questions(seed: int) -> list[str]:
+        table = TableEditor({})
+        evaluation.evaluate(EDITS, cast("RecipeEditor", table), llm, Conditions(typos=1.0, seed=seed))
+        return table.questions
+
+    plain = ["The mayor of A is", "The mayor of C is", "Who rules A?", "Who rules C?"]
+    assert all(slipped != text for slipped, text in zip(questions(0), plain, strict=False))
+    assert questions(0) == questions(0)
+    assert questions(0) != questions(1)
+
+
+def test_each_criterion_is_scored_by_its_own_rule(llm: LanguageModel) -> None:
+    follows = (
+        Question("Who leads A?", "Ann", "Subject_Aliasing"),
+        Question("The child of A's mayor is", "", "Reasoning"),
+    )
+    apart = (
+        Question("The river of A is", "Red", "Relation_Specificity"),
+        Question("Hills of A:", "Hi", "Forgetfulness"),
+    )
+    edit = Edit("The mayor of A is", "Ann", unrelated=apart, portability=follows)
+    result = evaluated({"Who leads A?": 0, "The river of A is": 0}, llm, [edit, EDITS[1]])
+
+    prompt = TableEditor({}).prompt(0)
+    assert set(result.criteria) == {"Subject_Aliasing", "Relation_Specificity", "Forgetfulness"}
+    aliasing, specificity = result.criteria["Subject_Aliasing"], result.criteria["Relation_Specificity"]
+    assert (aliasing.questions, aliasing.must_answer, aliasing.hit) == (1, True, 100.0)
+    assert aliasing.teacher_forced == pytest.approx(100 * accuracy(llm, prompt, "Who leads A?", "Ann"))
+    edited = teacher_forced(llm, prompt, "The river of A is", "Red")
+    unedited = teacher_forced(llm, None, "The river of A is", "Red")
+    same = sum(a == b for a, b in zip(edited, unedited, strict=True)) / len(edited)
+    assert (specificity.must_answer, specificity.hit) == (False, 100.0)
+    assert specificity.teacher_forced == pytest.approx(100 * same)
+    assert result.criteria["Forgetfulness"] == CriterionScores(1, False, 100.0, 100.0, 0.0)
+
+
+def test_ordinary_texts_that_hit_are_counted_and_shown() -> None:
+    result = evaluation.evaluate_text(EDITS, ["Good morning!", "Who rules A?"], editor_of({"Good morning!": 1}))
+    assert (result.edits, result.texts, result.false_hit) == (2, 2, 50.0)
+    assert result.examples == [FalseHit("Good morning!", "The mayor of C is Cem", 1.0)]

@@ -25,7 +25,7 @@ EDITS = [
     Edit("The mayor of Cford is", "Eve", subject="Cford"),
 ]
 OPTIONS = TrainOptions(llm_edits=2, smallest_pool=100, typo_rate=0.0)
-LOSSES = ["neighbour", "sentinel", "reliability", "generality", "locality"]
+LOSSES = ["neighbour", "sentinel", "spelling", "reliability", "generality", "locality"]
 
 
 def draw(index: int, unrelated: Question | None = None) -> Draw:
@@ -51,7 +51,7 @@ class Setup:
 
         monkeypatch.setattr(objective, "neighbour_loss", neighbour_loss_remembering)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, *, with_llm: bool = True) -> dict[str, Tensor]:
         tested = Objective(
             self.model,
             byte_tokenizer(marked=True),
@@ -60,7 +60,7 @@ class Setup:
             queue=self.queue,
             options=self.options,
         )
-        return tested.losses(batch, random.Random(0))
+        return tested.losses(batch, random.Random(0), with_llm=with_llm)
 
     def blocked(self, batch: Batch) -> list[list[int]]:
         """Per row of the contrast the columns that are left out; column 0 is the sentinel."""
@@ -152,6 +152,28 @@ def test_losses_are_named_and_finite_and_the_batchs_keys_enter_the_queue(
     assert not setup.queue.keys.requires_grad
 
 
+def test_without_the_llm_its_losses_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = Setup(monkeypatch).losses(Batch([draw(0), draw(4)], []), with_llm=False)
+    assert list(losses) == LOSSES[:3]
+
+
+def test_the_later_pseudo_tokens_are_to_spell_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = Setup(monkeypatch, spelling_weight=2.0)
+    first = SIZES.prompt_tokens // 2
+    words = setup.llm.words()
+    answers = [setup.llm.answer_ids(EDITS[index].answer)[: SIZES.prompt_tokens - first] for index in (0, 4)]
+    prompts = torch.zeros(2, SIZES.prompt_tokens, words.shape[1])
+    for row, answer in enumerate(answers):
+        prompts[row, first : first + len(answer)] = words[answer]
+    monkeypatch.setattr(setup.model, "prompts", lambda _: prompts)
+
+    spelled = float(setup.losses(Batch([draw(0), draw(4)], []), with_llm=False)["spelling"])
+    prompts[:, first:] = words[[5]]
+    other = float(setup.losses(Batch([draw(0), draw(4)], []), with_llm=False)["spelling"])
+
+    assert spelled < 0.01 * other
+
+
 def test_a_batch_with_nothing_out_of_scope_has_finite_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = Setup(monkeypatch).losses(Batch([draw(0), draw(4)], []))
     assert all(math.isfinite(value) for value in losses.values())
@@ -170,7 +192,7 @@ def test_an_unrelated_question_without_an_answer_has_no_locality_loss(
 def test_only_the_first_edits_go_through_the_llm(monkeypatch: pytest.MonkeyPatch) -> None:
     two = Batch([draw(0, Question("The area of Delta is", "small")), draw(2)], [])
     four = Batch([*two.draws, draw(3, Question("The area of Echo is", "large")), draw(4)], [])
-    llm_losses = LOSSES[2:]
+    llm_losses = LOSSES[3:]
 
     first, second = Setup(monkeypatch).losses(two), Setup(monkeypatch).losses(four)
 

@@ -47,6 +47,7 @@ class Models:
             "llm": self.llm,
             "encoder": self.encoder,
             "steps": STEPS,
+            "llm_from_step": 3,
             "llm_edits": 3,
             "contrast_edits": 5,
             "open_questions": 2,
@@ -102,15 +103,15 @@ def run(folder: Path, options: TrainOptions, pool: EditPool) -> str:
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets runs fail in that step, counted from 1."""
-    original = Objective.losses
+    original: Callable[..., dict[str, Tensor]] = Objective.losses
     taken = 0
 
-    def losses(self: Any, *arguments: Any) -> dict[str, Tensor]:
+    def losses(self: Any, *arguments: Any, **how: bool) -> dict[str, Tensor]:
         nonlocal taken
         taken += 1
         if taken == step:
             raise StoppedError
-        return original(self, *arguments)
+        return original(self, *arguments, **how)
 
     monkeypatch.setattr(Objective, "losses", losses)
 
@@ -246,8 +247,8 @@ def test_progress_is_the_mean_of_the_losses_since_the_last_report(
     seen: list[dict[str, float]] = []
     original: Callable[..., dict[str, Tensor]] = Objective.losses
 
-    def losses(self: Any, *arguments: Any) -> dict[str, Tensor]:
-        found = original(self, *arguments)
+    def losses(self: Any, *arguments: Any, **how: bool) -> dict[str, Tensor]:
+        found = original(self, *arguments, **how)
         seen.append({name: float(value.detach()) for name, value in found.items()})
         return found
 
@@ -257,6 +258,7 @@ def test_progress_is_the_mean_of_the_losses_since_the_last_report(
     lines = [json.loads(line) for line in (tmp_path / "run" / "progress.jsonl").read_text().splitlines()]
     assert [line.pop("step") for line in lines] == [3, 6]
     assert all(line.pop("seconds_per_step") > 0 for line in lines)
+    assert [("reliability" in line) for line in lines] == [False, True]  # the first three steps leave the LLM out
     means = [{name: sum(step[name] for step in part) / 3 for name in part[0]} for part in (seen[:3], seen[3:])]
     assert lines == [pytest.approx(mean, rel=1e-5) for mean in means]
 

@@ -1,0 +1,104 @@
+"""What the LLM, edited as retrieval decided, makes of questions: teacher-forced and in free generation."""
+
+import re
+import string
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from recipe_model.language_model import LanguageModel
+from recipe_trainer.knowledge_base import BATCH, Asked
+from recipe_trainer.progress import with_progress
+from recipe_trainer.teacher_forcing import Answered, answer_logits, answer_targets, answered
+
+FREE_TOKENS_BEYOND_ANSWER = 3
+FREE_LOCALITY_TOKENS = 10
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalise(text: str) -> str:
+    """Compare answers as SQuAD does: no case, punctuation, articles or repeated spaces."""
+    text = unicodedata.normalize("NFKC", text).casefold()
+    text = "".join(" " if character in string.punctuation else character for character in text)
+    return " ".join(_ARTICLES.sub(" ", text).split())
+
+
+def says(text: str, answer: str) -> bool:
+    """Whether a free continuation begins with the answer, as whole words."""
+    said, wanted = normalise(text).split(), normalise(answer).split()
+    return said[: len(wanted)] == wanted
+
+
+def answer_accuracy(asked: Sequence[Asked], llm: LanguageModel) -> list[float]:
+    """Per question the share of answer tokens that the LLM, edited as retrieval decided, predicts."""
+    accuracy = [0.0] * len(asked)
+    for rows, batch, prompts in _batches(asked, llm):
+        predicted = _predictions(llm, batch, prompts)
+        targets = _per_question(answer_targets(batch), batch)
+        for row, mine, right in zip(rows, predicted, targets, strict=True):
+            accuracy[row] = float((mine == right).float().mean())
+    return accuracy
+
+
+def teacher_forced_agreement(asked: Sequence[Asked], llm: LanguageModel) -> list[float]:
+    """Per question the share of answer positions where the LLM predicts what the unedited one does."""
+    agreement = [1.0] * len(asked)  # without a hit the model is the unedited one
+    for rows, batch, prompts in _batches(asked, llm):
+        if prompts is None:
+            continue
+        pairs = zip(rows, _predictions(llm, batch, prompts), _predictions(llm, batch, None), strict=True)
+        for row, edited, unedited in pairs:
+            agreement[row] = float((edited == unedited).float().mean())
+    return agreement
+
+
+def exact_matches(asked: Sequence[Asked], llm: LanguageModel) -> list[float]:
+    """Per question 1.0 if the LLM's free continuation begins with the answer, else 0.0."""
+    matches: list[float] = []
+    for start in with_progress(range(0, len(asked), BATCH), "generating answers"):
+        part = asked[start : start + BATCH]
+        longest = max(len(llm.answer_ids(item.question.answer)) for item in part)
+        texts = [item.question.text for item in part]
+        written = llm.generate_batch([item.prompt for item in part], texts, longest + FREE_TOKENS_BEYOND_ANSWER)
+        matches += [float(says(text, item.question.answer)) for text, item in zip(written, part, strict=True)]
+    return matches
+
+
+def free_agreement(asked: Sequence[Asked], llm: LanguageModel) -> list[float]:
+    """Per question 1.0 if the free continuation is the unedited model's; without a hit it is the same computation."""
+    agreement = [1.0] * len(asked)
+    hits = [row for row, item in enumerate(asked) if item.match is not None]
+    for start in with_progress(range(0, len(hits), BATCH), "generating unrelated"):
+        rows = hits[start : start + BATCH]
+        texts = [asked[row].question.text for row in rows]
+        edited = llm.generate_batch([asked[row].prompt for row in rows], texts, FREE_LOCALITY_TOKENS)
+        unedited = llm.generate_batch([None] * len(rows), texts, FREE_LOCALITY_TOKENS)
+        for row, mine, plain in zip(rows, edited, unedited, strict=True):
+            agreement[row] = float(mine == plain)
+    return agreement
+
+
+def _batches(asked: Sequence[Asked], llm: LanguageModel) -> Iterator[tuple[list[int], list[Answered], Tensor | None]]:
+    """Rows, tokenised questions and prompts [b, l, d], hits and misses apart."""
+    hits = [row for row, item in enumerate(asked) if item.match is not None]
+    misses = [row for row, item in enumerate(asked) if item.match is None]
+    for group in (hits, misses):
+        for start in range(0, len(group), BATCH):
+            rows = group[start : start + BATCH]
+            batch = [answered(llm, asked[row].question.text, asked[row].question.answer) for row in rows]
+            prompts = [prompt for row in rows if (prompt := asked[row].prompt) is not None]
+            yield rows, batch, torch.stack(prompts) if prompts else None
+
+
+def _predictions(llm: LanguageModel, batch: Sequence[Answered], prompts: Tensor | None) -> tuple[Tensor, ...]:
+    """The LLM's most likely token at each answer token, per question."""
+    with torch.inference_mode():
+        logits = answer_logits(llm, batch, prompts)
+    return _per_question(logits.argmax(dim=-1), batch)
+
+
+def _per_question(tokens: Tensor, batch: Sequence[Answered]) -> tuple[Tensor, ...]:
+    """The tokens [n] of all answers, cut into each question's own."""
+    return torch.split(tokens, [len(item.answer) for item in batch])

@@ -1,0 +1,34 @@
+"""Commands for people: whatever goes wrong is one line on standard error that names the fix."""
+
+import sys
+from collections.abc import Callable
+
+from kafka.errors import KafkaError
+from pydantic import ValidationError
+from rich.console import Console
+
+from recipe_common.errors import RecipeError
+
+NARROWEST_TABLE = 160  # columns when the output goes to a file or a pipe, which has no width of its own
+
+
+def run_command(command: Callable[[], None]) -> None:
+    """Run a command; an error ends the process with exit code 1."""
+    try:
+        command()
+    except UnicodeError:
+        # Python stands in for bytes that are no UTF-8 on the command line with characters that cannot be encoded.
+        _fail("an argument is not valid UTF-8 text; correct it")
+    except (RecipeError, ValidationError, KafkaError, OSError) as error:
+        _fail(str(error) or type(error).__name__)
+
+
+def result_console() -> Console:
+    """Standard output for results. Their words stand as they are: a text may hold what looks like markup."""
+    width = None if sys.stdout.isatty() else NARROWEST_TABLE
+    return Console(markup=False, emoji=False, highlight=False, width=width)
+
+
+def _fail(reason: str) -> None:
+    print(f"error: {' '.join(reason.split())}", file=sys.stderr)
+    sys.exit(1)
