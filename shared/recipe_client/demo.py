@@ -7,7 +7,6 @@ many answers, paraphrases and unrelated questions went as they should.
 
 import asyncio
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -16,12 +15,12 @@ from pathlib import Path
 from recipe_client.client import RecipeClient
 from recipe_client.embedded import Addresses, EmbeddedOptions, EmbeddedStack
 from recipe_client.publishing import Publisher
+from recipe_common.answers import says
 from recipe_protos.generator.v1 import generator_pb2 as pb
 
 NAMESPACE = "demo"
 NEW_TOKENS = 12
 APPLY_SECONDS = 30.0
-_WORDS = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +53,8 @@ class Reply:
         return self.status == "EDITED"
 
     def says(self, answer: str) -> bool:
-        """Whether the reply begins with the answer, as whole words, whatever the case."""
-        wanted = _WORDS.findall(answer.casefold())
-        return _WORDS.findall(self.text.casefold())[: len(wanted)] == wanted
+        """Whether the reply begins with the answer."""
+        return says(self.text, answer)
 
 
 @dataclass(frozen=True, slots=True)

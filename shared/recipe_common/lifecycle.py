@@ -4,8 +4,11 @@ import asyncio
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Thread
+from threading import Event, Thread
+from types import FrameType
 from typing import Any, TypeVar
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Result = TypeVar("Result")
 
@@ -18,15 +21,28 @@ def stop_event() -> asyncio.Event:
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    signals = (signal.SIGINT, signal.SIGTERM)
 
     def on_signal() -> None:
-        for number in signals:
+        for number in SIGNALS:
             loop.remove_signal_handler(number)
         stop.set()
 
-    for number in signals:
+    for number in SIGNALS:
         loop.add_signal_handler(number, on_signal)
+    return stop
+
+
+def stop_on_signals() -> Event:
+    """As `stop_event`, for a service without an event loop."""
+    stop = Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    for number in SIGNALS:
+        signal.signal(number, on_signal)
     return stop
 
 

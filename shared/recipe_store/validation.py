@@ -1,16 +1,14 @@
 """What may be written or asked for, checked before a backend sees it."""
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
+from recipe_common.knowledge_update import MAX_REVISION
 from recipe_store.facts import FactWrite
 from recipe_store.schema import StoreSchema
-
-MAX_REVISION: Final = 2**63 - 1
 
 
 def require_writable(writes: Sequence[FactWrite], schema: StoreSchema) -> None:

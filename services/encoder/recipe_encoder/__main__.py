@@ -1,15 +1,14 @@
 """`python -m recipe_encoder`: consume until SIGINT or SIGTERM."""
 
-import signal
 import sys
 from contextlib import closing
 from pathlib import Path
 from threading import Event
-from types import FrameType
 from typing import cast
 
 from prometheus_client import CollectorRegistry
 
+from recipe_common.lifecycle import stop_on_signals
 from recipe_common.metrics_server import start_metrics_server
 from recipe_common.process import run_service
 from recipe_encoder.metrics import EncoderMetrics
@@ -56,20 +55,6 @@ def run(settings: EncoderSettings, stop: Event) -> None:
             Worker(settings, editor, store, metrics, stop=stop).run()
         finally:
             server.stop()
-
-
-def stop_on_signals() -> Event:
-    """An event that is set on the first SIGINT or SIGTERM; a second one ends the process at once."""
-    stop = Event()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    return stop
 
 
 def main() -> int:

@@ -82,9 +82,11 @@ class KnowledgeSource:
                 ) from error
             if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
                 raise FailedPreconditionError(f"retriever: {details}") from error
+            what = f"failed ({error.code().name}: {details})"
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                what = f"did not answer within {seconds:g} s"
             raise UnavailableError(
-                f"the retriever did not answer within {seconds:g} s ({error.code().name}: {details}); retry, "
-                "or set on_retriever_failure to ANSWER_UNEDITED"
+                f"the retriever {what}; retry, or set on_retriever_failure to ANSWER_UNEDITED"
             ) from error
 
     def _applied(self, response: retriever_pb2.RetrieveResponse) -> Applied:

@@ -1,13 +1,11 @@
 """What the LLM, edited as retrieval decided, makes of questions: teacher-forced and in free generation."""
 
-import re
-import string
-import unicodedata
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from recipe_common.answers import says
 from recipe_model.language_model import LanguageModel
 from recipe_trainer.knowledge_base import BATCH, Asked
 from recipe_trainer.progress import with_progress
@@ -15,20 +13,6 @@ from recipe_trainer.teacher_forcing import Answered, answer_logits, answer_targe
 
 FREE_TOKENS_BEYOND_ANSWER = 3
 FREE_LOCALITY_TOKENS = 10
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-
-
-def normalise(text: str) -> str:
-    """Compare answers as SQuAD does: no case, punctuation, articles or repeated spaces."""
-    text = unicodedata.normalize("NFKC", text).casefold()
-    text = "".join(" " if character in string.punctuation else character for character in text)
-    return " ".join(_ARTICLES.sub(" ", text).split())
-
-
-def says(text: str, answer: str) -> bool:
-    """Whether a free continuation begins with the answer, as whole words."""
-    said, wanted = normalise(text).split(), normalise(answer).split()
-    return said[: len(wanted)] == wanted
 
 
 def answer_accuracy(asked: Sequence[Asked], llm: LanguageModel) -> list[float]:

@@ -13,6 +13,7 @@ import pytest
 
 from brokers import Topics
 from encoder_harness import DEADLINE_SECONDS, KEY_SIZE, PROMPT_SHAPE, EncoderHarness, HashEncoder, wait_for
+from recipe_common import process
 from recipe_common.embedded_broker import claim_port
 from recipe_encoder import __main__ as service
 from recipe_store.edge_store import open_edge_store
@@ -89,7 +90,9 @@ def test_a_conflict_in_the_settings_is_one_message_and_exit_code_1(
     monkeypatch.setenv("RECIPE_ENCODER_STORE_PATH", "kb")
     monkeypatch.setenv("RECIPE_ENCODER_QDRANT_URL", "http://127.0.0.1:6333")
     # What would change the process of the tests.
-    monkeypatch.setattr(service, "configure_logging", lambda _: None)
+    monkeypatch.setattr(process, "configure_logging", lambda _: None)
     monkeypatch.setattr(service, "stop_on_signals", Event)
     assert service.main() == 1
-    assert "set exactly one of RECIPE_ENCODER_STORE_PATH" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("recipe_encoder: set exactly one of RECIPE_ENCODER_STORE_PATH")
+    assert len(error.splitlines()) == 1

@@ -138,7 +138,9 @@ class GenerateRequest(_message.Message):
     namespace: _builtins.str
     """The base of knowledge to use. Empty means "default"."""
     prompt: _builtins.str
-    """The question or text to continue. Required."""
+    """The question or text to continue. Required; at most 32,000 characters, no more tokens than the language model's
+    context has room for and, unless knowledge is off, no more than the text encoder reads (510 with the default one).
+    """
     max_new_tokens: _builtins.int
     """Largest number of tokens to generate. 0 means the server's default, 32."""
     knowledge: Global___KnowledgeMode.ValueType
@@ -304,7 +306,7 @@ class CompareRequest(_message.Message):
     namespace: _builtins.str
     """The base of knowledge to use. Empty means "default"."""
     prompt: _builtins.str
-    """The question or text to continue. Required."""
+    """The question or text to continue. Required; limits as in GenerateRequest."""
     max_new_tokens: _builtins.int
     """Largest number of tokens to generate for each answer. 0 means the server's default, 32."""
     on_retriever_failure: Global___RetrieverFailurePolicy.ValueType

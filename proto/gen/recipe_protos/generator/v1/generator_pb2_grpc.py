@@ -31,7 +31,8 @@ class GeneratorServiceStub(object):
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time; UNAVAILABLE while
-    the service warms up or drains, or while the retriever is down and the request's policy is to fail.
+    the service warms up or drains, or while the retriever is down and the request's policy is to fail;
+    FAILED_PRECONDITION when retriever and generator were given different model versions.
     """
 
     def __init__(self, channel):
@@ -58,7 +59,8 @@ class GeneratorServiceServicer(object):
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time; UNAVAILABLE while
-    the service warms up or drains, or while the retriever is down and the request's policy is to fail.
+    the service warms up or drains, or while the retriever is down and the request's policy is to fail;
+    FAILED_PRECONDITION when retriever and generator were given different model versions.
     """
 
     def Generate(self, request, context):
@@ -102,7 +104,8 @@ class GeneratorService(object):
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time; UNAVAILABLE while
-    the service warms up or drains, or while the retriever is down and the request's policy is to fail.
+    the service warms up or drains, or while the retriever is down and the request's policy is to fail;
+    FAILED_PRECONDITION when retriever and generator were given different model versions.
     """
 
     @staticmethod

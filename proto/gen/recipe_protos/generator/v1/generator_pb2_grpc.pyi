@@ -32,7 +32,8 @@ class GeneratorServiceStub:
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time; UNAVAILABLE while
-    the service warms up or drains, or while the retriever is down and the request's policy is to fail.
+    the service warms up or drains, or while the retriever is down and the request's policy is to fail;
+    FAILED_PRECONDITION when retriever and generator were given different model versions.
     """
 
     @_typing.overload
@@ -51,7 +52,8 @@ class GeneratorServiceAsyncStub(GeneratorServiceStub):
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time; UNAVAILABLE while
-    the service warms up or drains, or while the retriever is down and the request's policy is to fail.
+    the service warms up or drains, or while the retriever is down and the request's policy is to fail;
+    FAILED_PRECONDITION when retriever and generator were given different model versions.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -66,7 +68,8 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time; UNAVAILABLE while
-    the service warms up or drains, or while the retriever is down and the request's policy is to fail.
+    the service warms up or drains, or while the retriever is down and the request's policy is to fail;
+    FAILED_PRECONDITION when retriever and generator were given different model versions.
     """
 
     @_abc_1.abstractmethod

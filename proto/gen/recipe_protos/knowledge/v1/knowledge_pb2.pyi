@@ -25,6 +25,10 @@ class KnowledgeUpdate(_message.Message):
     `recipe.knowledge-updates.v1`; the record's key is `namespace/fact_id`, so that all events of one fact stand in one
     partition in order. The value is proto3 JSON or binary protobuf, told apart by the `content-type` header
     (`application/json` or `application/protobuf`). A record without a value (a tombstone) is a retraction.
+
+    Limits: names, ids and labels have at most 256 characters and no control characters, statement, prompt and answer 2,000
+    and no more tokens than the text encoder reads (510 with the default one), a reason 1,000, a URI 2,048; there are at
+    most 64 aliases and 64 labels. Unknown fields are refused. What breaks a rule goes to the topic of the dead letters.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -42,7 +46,7 @@ class KnowledgeUpdate(_message.Message):
     event wins: that is the revision and then the position in the log.
     """
     namespace: _builtins.str
-    """The base of knowledge the fact belongs to, for example one tenant or product. Empty means "default"."""
+    """The base of knowledge the fact belongs to, for example one tenant or product; without "/". Empty means "default"."""
     fact_id: _builtins.str
     """Identifies the fact within its namespace; later events with the same id replace it. Required."""
     revision: _builtins.int

@@ -61,7 +61,9 @@ class RetrieveRequest(_message.Message):
     namespace: _builtins.str
     """The base of knowledge to search. Empty means "default"."""
     query: _builtins.str
-    """The user's question or text to complete, without any answer. Required."""
+    """The user's question or text to complete, without any answer. Required; at most 32,000 characters and no more
+    tokens than the text encoder reads (510 with the default one).
+    """
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Only facts that are valid at this instant are searched, UTC. Unset means now."""
