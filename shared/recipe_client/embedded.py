@@ -121,7 +121,7 @@ class EmbeddedStack:
         self._parts.push_async_callback(generator.stop)
         generator_address = f"127.0.0.1:{await generator.start()}"
         self._report("reading the log")
-        await self._until_ready(worker)
+        await self._until_caught_up(worker)
         metrics = (encoder_metrics, retriever.metrics_port, generator.metrics_port)
         first, second, third = (f"http://127.0.0.1:{port}/metrics" for port in metrics)
         return Addresses(kafka, retriever_address, generator_address, (first, second, third))
@@ -153,9 +153,9 @@ class EmbeddedStack:
         self._parts.push_async_callback(asyncio.to_thread, worker.stop)
         return worker, metrics.port
 
-    async def _until_ready(self, worker: Worker) -> None:
+    async def _until_caught_up(self, worker: Worker) -> None:
         """Waits until all that the log held is known; raises the encoder's error if that stops it."""
-        while not worker.ready.is_set():
+        while not worker.caught_up.is_set():
             if self._encoder_failed.done():
                 raise await self.encoder_failure()
             await asyncio.sleep(_POLL_SECONDS)

@@ -61,10 +61,13 @@ class LogConsumer:
             raise
 
     @property
-    def ready(self) -> bool:
-        """In a group, whether it knows its partitions, be it none; else whether it has read what the log held."""
-        if self._in_group:
-            return bool(self._consumer.group_metadata().state == MemberState.STABLE)
+    def joined(self) -> bool:
+        """Whether this consumer knows which partitions it has, be it none."""
+        return not self._in_group or self._consumer.group_metadata().state == MemberState.STABLE
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether, with manual assignment, everything that the log held at the start has been polled."""
         self._ends = {part: end for part, end in self._ends.items() if self._consumer.position(part) < end}
         return not self._ends
 

@@ -34,8 +34,9 @@ class Worker:
     """Consumes until it is stopped: `run` in the caller's thread, or `start` in one of its own.
 
     `error` is what ended the thread, None while all is well; `on_failure` is called with it, in that thread.
-    `ready` is set once the worker knows its partitions or, with manual assignment, once everything that the log held
-    at the start has had its effect. Setting `stop` ends it like the method of that name.
+    `ready` is set once the worker knows its partitions, `caught_up` once everything that they held when it started has
+    had its effect (manual assignment only: in a group it is set at once). Setting `stop` ends it like the method of
+    that name.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Worker:
         now: Callable[[], datetime] = now_utc,
     ) -> None:
         self.ready = Event()
+        self.caught_up = Event()
         self.error: Exception | None = None
         self._settings = settings
         self._batches = BatchBuilder(encoder, metrics)
@@ -90,12 +92,15 @@ class Worker:
         letters = DeadLetterWriter(servers, settings.dead_letters, settings.dead_letter_timeout_seconds)
         with closing(letters), closing(self._open_log()) as log:
             while not self._stop.is_set():
-                if records := log.poll(_POLL_SECONDS):
+                records = log.poll(_POLL_SECONDS)
+                if log.joined:
+                    self.ready.set()
+                if records:
                     self._process(records, log, letters)
                 else:
                     log.commit()
-                if not self.ready.is_set() and log.ready:
-                    self.ready.set()
+                if log.caught_up:
+                    self.caught_up.set()
 
     def _run_thread(self) -> None:
         try:

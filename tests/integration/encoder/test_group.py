@@ -62,22 +62,26 @@ def test_what_is_finished_is_committed_before_partitions_move_and_what_is_not_is
     harness: EncoderHarness, topics: Topics, refuse_commits: Callable[[LogConsumer], None]
 ) -> None:
     log = open_log(harness, topics)
-    harness.upsert("f", "finished", partition=0)
-    finished = read(log, 1)
+    for partition in (0, 1):
+        harness.upsert(f"f{partition}", "finished", partition=partition)
+    finished = read(log, 2)
     refuse_commits(log)
     log.finish(finished)
-    offset = harness.upsert("g", "unfinished", partition=0)
-    read(log, 1)
+    for partition in (0, 1):
+        harness.upsert(f"g{partition}", "unfinished", partition=partition)
+    read(log, 2)
     other = open_log(harness, topics)
     again: list[KafkaRecord] = []
 
     def moved() -> bool:
-        again.extend(log.poll(0.05))
+        log.poll(0.05)  # it keeps one partition and its place in it
         again.extend(other.poll(0.05))
         return bool(again)
 
-    wait_for(moved, "the unfinished record to be read again")
-    assert harness.committed() == 1
-    assert [(record.partition, record.offset) for record in again] == [(0, offset)]
+    wait_for(moved, "the unfinished record of the partition that moved to be read again")
+    (kept,), (taken,) = log._consumer.assignment(), other._consumer.assignment()
+    assert {kept.partition, taken.partition} == {0, 1}
+    assert harness.committed() == 2
+    assert [(record.partition, record.offset) for record in again] == [(taken.partition, 1)]
     log.close()
     other.close()

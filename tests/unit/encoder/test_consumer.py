@@ -132,12 +132,12 @@ def test_records_that_arrive_while_holding_are_given_back(client: Client) -> Non
     assert client.paused_partitions == set()
 
 
-def test_with_manual_assignment_ready_means_that_what_the_log_held_is_read(client: Client) -> None:
+def test_caught_up_means_that_what_the_log_held_at_the_start_is_read(client: Client) -> None:
     client.ends = {PARTITIONS[0]: 3, PARTITIONS[1]: 1}
     log = open_log("manual")
-    assert not log.ready
+    assert not log.caught_up
     client.positions = {PARTITIONS[0]: 3, PARTITIONS[1]: 0}
     client.ends[PARTITIONS[0]] = 9  # what comes later does not count
-    assert not log.ready
+    assert not log.caught_up
     client.positions[PARTITIONS[1]] = 1
-    assert log.ready
+    assert log.caught_up
