@@ -34,7 +34,7 @@ bench: $(VENV)/.development
 	$(BIN)/python -m pytest tests/bench --benchmark-json=bench.json
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build bench.json *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+STARTING_GAIN = 0.7  # a question's similarity to its statement, divided by sqrt(R), then starts at about 15
+
 
 @dataclass(frozen=True, slots=True)
 class RecipeSizes:
@@ -29,15 +31,24 @@ class RecipeSizes:
 
 
 class RepresentationHead(nn.Module):
-    """MLP_K and MLP_Q: x = W1 h + b1, r = x + ReLU(W2 x + b2). Features [b, 3h] to representations [b, R]."""
+    """MLP_K and MLP_Q: x = W1 h + b1, r = x + ReLU(W2 x + b2). Features [b, 3h] to representations [b, R].
+
+    h is centred and scaled by constants first. W1 and b1 could do the same, but what all texts have in common is most
+    of h, and each step of the optimiser would shift all representations along it.
+    """
+
+    center: Tensor
+    spread: Tensor
 
     def __init__(self, features: int, representation: int) -> None:
         super().__init__()
+        self.register_buffer("center", torch.zeros(features))
+        self.register_buffer("spread", torch.ones(()))
         self.project = nn.Linear(features, representation)
         self.refine = nn.Linear(representation, representation)
 
     def forward(self, features: Tensor) -> Tensor:
-        x = self.project(features)
+        x = self.project((features - self.center) / self.spread)
         return x + torch.relu(self.refine(x))  # type: ignore[no-any-return]
 
 
@@ -117,6 +128,21 @@ class RecipeModel(nn.Module):
         mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
         hidden = self.encoder(inputs_embeds=tokens, attention_mask=mask).last_hidden_state
         return self.keys(pool(hidden.float(), mask)).squeeze(0)
+
+    def start_heads(self, typical_features: Tensor) -> None:
+        """Start both representation heads as one orthogonal projection of centred, scaled features [b, 3h].
+
+        A question then finds its statement by what pre-training knows of their likeness, before any training; two
+        random heads know nothing of each other, and learning that again costs the encoder what it knew.
+        """
+        head = self.key_head
+        with torch.no_grad():
+            head.center.copy_(typical_features.mean(dim=0))
+            head.spread.copy_((typical_features - head.center).square().mean().sqrt())
+            nn.init.orthogonal_(head.project.weight, gain=STARTING_GAIN)
+            head.project.bias.zero_()
+            head.refine.weight.mul_(0.1)  # near the identity, and not so near that no gradient flows
+            self.query_head.load_state_dict(head.state_dict())
 
     def start_prompts(self, words: Tensor, typical_keys: Tensor, start: Sequence[int]) -> None:
         """Start the prompts among the LLM's word embeddings `words` [v, d], in place and in scale.

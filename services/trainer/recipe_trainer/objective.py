@@ -161,7 +161,7 @@ class Objective:
         general = [answered(self._llm, draw.paraphrase, draw.edit.answer) for draw in draws]
         local = [
             (row, answered(self._llm, draw.unrelated.text, draw.unrelated.answer))
-            for row, draw in enumerate(draws)
+            for row, draw in enumerate(draws[: self._options.locality_edits])
             if draw.unrelated and draw.unrelated.answer
         ]
         neighbours = [item for _, item in local]

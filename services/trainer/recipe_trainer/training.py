@@ -23,7 +23,8 @@ from recipe_trainer.objective import Objective
 from recipe_trainer.options import TrainOptions
 
 REPORT_EVERY = 20
-SAVE_EVERY = 200
+SAVE_EVERY = 100
+STARTING_EDITS = 512  # on which the initial heads are measured
 
 
 class Trainer:
@@ -63,7 +64,7 @@ class Trainer:
         self._identities = (encoder.identity, self._llm.identity)
         self._model = RecipeModel(encoder.model, sizes)
         if initial is None:
-            self._start_prompts(encoder.tokenizer)
+            self._start(encoder.tokenizer)
         else:
             initial.require_encoder(encoder.identity)
             initial.require_llm(self._llm.identity)
@@ -132,12 +133,14 @@ class Trainer:
         return torch.optim.AdamW(groups, lr=0.0, weight_decay=options.weight_decay)
 
     @torch.no_grad()
-    def _start_prompts(self, tokenizer: Any) -> None:  # noqa: ANN401 (transformers' tokenizer)
-        statements = [edit.statement for edit in self._pool.edits[:64]]
+    def _start(self, tokenizer: Any) -> None:  # noqa: ANN401 (transformers' tokenizer)
+        """Initial heads, from what statements look like to the encoder and words to the LLM."""
+        statements = [edit.statement for edit in self._pool.edits[:STARTING_EDITS]]
         tokens = tokenizer(statements, padding=True, truncation=True, max_length=128, return_tensors="pt")
-        keys = self._model.keys(self._model.features(tokens["input_ids"], tokens["attention_mask"]))
+        features = self._model.features(tokens["input_ids"], tokens["attention_mask"])
+        self._model.start_heads(features)
         start = self._llm.answer_ids(self._options.start_words)
-        self._model.start_prompts(self._llm.words(), keys, start)
+        self._model.start_prompts(self._llm.words(), self._model.keys(features), start)
 
     def _report(self, losses: Mapping[str, float], seconds_per_step: float) -> None:
         remaining = (self._options.steps - self._step) * seconds_per_step / 60

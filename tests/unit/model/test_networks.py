@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from recipe_model.networks import PromptHead, RecipeModel, RecipeSizes, RepresentationHead, pool
+from recipe_model.networks import STARTING_GAIN, PromptHead, RecipeModel, RecipeSizes, RepresentationHead, pool
 from tiny_models import SIZES, byte_tokenizer, make_bert, make_recipe_model, make_roberta
 
 
@@ -132,3 +133,17 @@ def test_word_embeddings_and_only_they_are_frozen() -> None:
     model = make_recipe_model()
     frozen = [name for name, value in model.named_parameters() if not value.requires_grad]
     assert frozen == ["encoder.embeddings.word_embeddings.weight"]
+
+
+def test_both_heads_start_as_one_projection_of_centred_features() -> None:
+    model = make_recipe_model()
+    features = 5.0 + 3.0 * torch.randn(256, 3 * SIZES.encoder_hidden)
+
+    model.start_heads(features)
+
+    keys = model.keys(features).detach()
+    torch.testing.assert_close(keys, model.queries(features).detach())
+    assert float(keys.mean(dim=0).abs().max()) < 0.2  # what all had in common is gone
+    shared = min(SIZES.representation, features.shape[1])
+    expected = STARTING_GAIN * math.sqrt(shared / SIZES.representation)
+    assert float(keys.square().mean().sqrt()) == pytest.approx(expected, rel=0.15)
