@@ -15,9 +15,7 @@ pytestmark = pytest.mark.skipif("RECIPE_DATA_DIR" not in os.environ, reason="REC
 
 def evaluated(tmp_path: Path, *arguments: str) -> dict[str, dict[str, float]]:
     out = tmp_path / "figures.json"
-    subprocess.run(
-        [str(RECIPE), "eval", *arguments, "--json", str(out)], check=True, capture_output=True, timeout=600
-    )
+    subprocess.run([str(RECIPE), "eval", *arguments, "--json", str(out)], check=True, capture_output=True, timeout=600)
     figures: dict[str, dict[str, float]] = json.loads(out.read_text())
     return figures
 

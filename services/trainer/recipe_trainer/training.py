@@ -21,6 +21,7 @@ from recipe_trainer.batches import EditPool
 from recipe_trainer.key_queue import KeyQueue
 from recipe_trainer.objective import Objective
 from recipe_trainer.options import TrainOptions
+from recipe_trainer.plots import plot_progress
 
 REPORT_EVERY = 20
 SAVE_EVERY = 100
@@ -151,8 +152,11 @@ class Trainer:
             f"{remaining:.0f} min left",
             flush=True,
         )
-        with (self._folder / "progress.jsonl").open("a") as file:
+        progress = self._folder / "progress.jsonl"
+        with progress.open("a") as file:
             file.write(json.dumps({"step": self._step, **losses, "seconds_per_step": seconds_per_step}) + "\n")
+        lines = [json.loads(line) for line in progress.read_text().splitlines()]
+        plot_progress(lines, self._folder / "progress.png")
 
     @property
     def _state_file(self) -> Path:

@@ -258,6 +258,7 @@ def test_progress_is_the_mean_of_the_losses_since_the_last_report(
     lines = [json.loads(line) for line in (tmp_path / "run" / "progress.jsonl").read_text().splitlines()]
     assert [line.pop("step") for line in lines] == [3, 6]
     assert all(line.pop("seconds_per_step") > 0 for line in lines)
+    assert (tmp_path / "run" / "progress.png").read_bytes().startswith(b"\x89PNG")
     assert [("reliability" in line) for line in lines] == [False, True]  # the first three steps leave the LLM out
     means = [{name: sum(step[name] for step in part) / 3 for name in part[0]} for part in (seen[:3], seen[3:])]
     assert lines == [pytest.approx(mean, rel=1e-5) for mean in means]
