@@ -1,9 +1,10 @@
-"""The shipped checkpoint on edits that it was never trained on, through the command that made the model card's figures."""
+"""The shipped checkpoint on edits that it was never trained on, through the command behind the model card."""
 
 import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,10 @@ EDITS = 60
 pytestmark = pytest.mark.skipif("RECIPE_DATA_DIR" not in os.environ, reason="RECIPE_DATA_DIR names no evaluation data")
 
 
-def evaluated(tmp_path: Path, *arguments: str) -> dict[str, dict[str, float]]:
+def evaluated(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     out = tmp_path / "figures.json"
     subprocess.run([str(RECIPE), "eval", *arguments, "--json", str(out)], check=True, capture_output=True, timeout=600)
-    figures: dict[str, dict[str, float]] = json.loads(out.read_text())
+    figures: dict[str, Any] = json.loads(out.read_text())
     return figures
 
 
