@@ -122,13 +122,17 @@ def load_tensors(model: RecipeModel, checkpoint: Checkpoint) -> None:
 
 
 def trained_tensors(model: RecipeModel) -> dict[str, Tensor]:
-    """What training changes: all but the encoder's word embeddings, with the prompt head's statistics."""
+    """What training sets or changes: all but the encoder's word embeddings, with the heads' constants."""
     frozen = {id(parameter) for parameter in model.encoder.get_input_embeddings().parameters()}
     parameters = {name: value for name, value in model.named_parameters() if id(value) not in frozen}
-    head = model.prompt_head
-    statistics = {"running_mean": head.standardise.running_mean, "running_var": head.standardise.running_var}
-    buffers = {f"prompt_head.standardise.{name}": value for name, value in statistics.items() if value is not None}
-    return parameters | buffers | {"prompt_head.scale": head.scale}
+    heads = {"key_head": model.key_head, "query_head": model.query_head, "prompt_head": model.prompt_head}
+    constants = {
+        f"{head}.{name}": value
+        for head, module in heads.items()
+        for name, value in module.named_buffers()
+        if value.is_floating_point()  # not the count of batches that the statistics were taken over
+    }
+    return parameters | constants
 
 
 def _stored(value: Tensor) -> Tensor:
