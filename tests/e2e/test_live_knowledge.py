@@ -16,10 +16,10 @@ from recipe_client.client import RecipeClient
 from recipe_model.language_model import LanguageModel
 
 TOPIC = "recipe.knowledge-updates.v1"
-PROMPT = "The mother tongue of Danielle Darrieux is"
-PARAPHRASE = "Danielle Darrieux is a native speaker of"
+PROMPT = "The mother tongue of Ilva Marendahl is"
+PARAPHRASE = "Ilva Marendahl is a native speaker of"
 UNRELATED = "The process by which plants make sugar from light is called"
-FIRST, SECOND = "English", "Russian"
+FIRST, SECOND = "Spanish", "Russian"
 
 
 def ask(stack: RunningStack, prompt: str, namespace: str, *more: str) -> dict[str, Any]:
@@ -37,9 +37,9 @@ def publish(stack: RunningStack, namespace: str, answer: str, *more: str) -> Non
         "--answer",
         answer,
         "--subject",
-        "Danielle Darrieux",
+        "Ilva Marendahl",
     ]
-    stack.recipe("publish", "darrieux-language", *arguments, "--wait", *more)
+    stack.recipe("publish", "marendahl-language", *arguments, "--wait", *more)
 
 
 def test_a_published_fact_is_in_the_next_answer_and_leaves_when_it_is_retracted(stack: RunningStack) -> None:
@@ -49,7 +49,7 @@ def test_a_published_fact_is_in_the_next_answer_and_leaves_when_it_is_retracted(
 
     publish(stack, "life", FIRST)
     after = ask(stack, PROMPT, "life")
-    assert after["knowledge"]["fact_id"] == "darrieux-language"
+    assert after["knowledge"]["fact_id"] == "marendahl-language"
     assert after["text"].strip().startswith(FIRST)
     assert ask(stack, PARAPHRASE, "life")["text"].strip().startswith(FIRST)
 
@@ -63,11 +63,11 @@ def test_a_published_fact_is_in_the_next_answer_and_leaves_when_it_is_retracted(
     assert unrelated_now["text"] == unrelated["text"]
     assert ask(stack, PROMPT, "life", "--no-knowledge")["text"] == before["text"]
 
-    stack.recipe("retract", "darrieux-language", "--namespace", "life", "--reason", "withdrawn", "--wait")
+    stack.recipe("retract", "marendahl-language", "--namespace", "life", "--reason", "withdrawn", "--wait")
     assert ask(stack, PROMPT, "life")["text"] == before["text"]
     listed = json.loads(stack.recipe("facts", "--namespace", "life", "--retracted", "--json").stdout)
     assert [(fact["fact_id"], fact["retracted"], fact["retract_reason"]) for fact in listed] == [
-        ("darrieux-language", True, "withdrawn")
+        ("marendahl-language", True, "withdrawn")
     ]
 
 
