@@ -224,7 +224,7 @@ def demo(
     result = asyncio.run(run_demo(checkpoint, _progress))
     result_console().print(tables.demo(result))
     if json_out is not None:
-        json_out.write_text(json.dumps(tables.demo_dict(result), indent=1, ensure_ascii=False) + "\n")
+        json_out.write_text(json.dumps(tables.demo_dict(result), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if problems := result.pipeline_problems:
         raise RecipeError("the pipeline failed: " + "; ".join(problems))
 

@@ -93,7 +93,10 @@ class RecipeClient:
         """
         deadline = time.monotonic() + timeout_seconds
         while (left := deadline - time.monotonic()) > 0:
-            fact = self._fact_or_none(event, left)
+            try:
+                fact = self._fact_or_none(event, left)
+            except DeadlineExceededError:
+                break
             if fact is not None and _applied(fact, event):
                 return fact
             if fact is not None and 0 < event.revision < fact.revision:

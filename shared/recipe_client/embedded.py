@@ -96,32 +96,23 @@ class EmbeddedStack:
         folder = Path(self._parts.enter_context(tempfile.TemporaryDirectory(prefix="recipe-facts-")))
         store = open_edge_store(folder, editor.model_version, editor.key_size, editor.prompt_shape)
         self._parts.callback(store.close)
-        retriever = RetrieverServer(
-            without_environment(RetrieverSettings)(
-                port=options.retriever_port, metrics_port=options.metrics_ports[1], drain_seconds=1
-            ),
-            editor,
-            store,
-            port_settings=("--retriever-port", "--metrics-port"),
-        )
-        self._parts.push_async_callback(retriever.stop)
-        retriever_address = f"127.0.0.1:{await retriever.start()}"
         worker, encoder_metrics = await self._start_encoder(kafka, editor, store, folder)
         self._report("loading the LLM (the first start converts it, which takes about 20 s)")
         settings = without_environment(GeneratorSettings)(
             port=options.generator_port,
             metrics_port=options.metrics_ports[2],
-            retriever=retriever_address,
             checkpoint=options.checkpoint,
             drain_seconds=1,
         )
         engine, checkpoint = await run_abandonable(lambda: load_engine(settings))
+        self._report("reading the log")
+        await self._until_caught_up(worker)
+        retriever, retriever_address = await self._start_retriever(editor, store)
+        settings = settings.model_copy(update={"retriever": retriever_address})
         ports = ("--generator-port", "--metrics-port")
         generator = GeneratorServer(settings, engine, checkpoint, port_settings=ports)
         self._parts.push_async_callback(generator.stop)
         generator_address = f"127.0.0.1:{await generator.start()}"
-        self._report("reading the log")
-        await self._until_caught_up(worker)
         metrics = (encoder_metrics, retriever.metrics_port, generator.metrics_port)
         first, second, third = (f"http://127.0.0.1:{port}/metrics" for port in metrics)
         return Addresses(kafka, retriever_address, generator_address, (first, second, third))
@@ -134,6 +125,16 @@ class EmbeddedStack:
         await asyncio.to_thread(broker.start)
         self._parts.push_async_callback(asyncio.to_thread, broker.stop)
         return broker.bootstrap_servers
+
+    async def _start_retriever(self, editor: RecipeEditor, store: KnowledgeStore) -> tuple[RetrieverServer, str]:
+        """Start the retriever; returns it and its address."""
+        settings = without_environment(RetrieverSettings)(
+            port=self._options.retriever_port, metrics_port=self._options.metrics_ports[1], drain_seconds=1
+        )
+        ports = ("--retriever-port", "--metrics-port")
+        retriever = RetrieverServer(settings, editor, store, port_settings=ports)
+        self._parts.push_async_callback(retriever.stop)
+        return retriever, f"127.0.0.1:{await retriever.start()}"
 
     async def _start_encoder(
         self, kafka: str, editor: RecipeEditor, store: KnowledgeStore, folder: Path

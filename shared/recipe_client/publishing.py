@@ -42,17 +42,22 @@ def complete(event: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises InvalidArgumentError naming every wrong field.
     """
-    missing = {
-        "event_id": str(uuid.uuid4()),
-        "event_time": now_utc().isoformat().replace("+00:00", "Z"),
-        "source": {"publisher": _PUBLISHER},
-    }
-    given = dict(event)
+    given = {name: value for name, value in event.items() if value not in (None, "")}
     completed = given | {
-        name: value for name, value in missing.items() if not given.get(name, given.get(to_camel(name)))
+        name: value for name, value in _defaults().items() if name not in given and to_camel(name) not in given
     }
+    if isinstance(source := completed.get("source"), Mapping) and not source.get("publisher"):
+        completed["source"] = {**source, "publisher": _PUBLISHER}
     _checked(completed)
     return completed
+
+
+def _defaults() -> dict[str, Any]:
+    return {
+        "event_id": str(uuid.uuid4()),
+        "event_time": now_utc().isoformat().replace("+00:00", "Z"),
+        "source": {},
+    }
 
 
 def _checked(event: Mapping[str, Any]) -> Update:

@@ -11,10 +11,10 @@ def normalise(text: str) -> str:
     """Compare answers as SQuAD does: no case, punctuation, articles or repeated spaces."""
     text = unicodedata.normalize("NFKC", text).casefold()
     text = "".join(" " if character in string.punctuation else character for character in text)
-    return " ".join(_ARTICLES.sub(" ", text).split())
+    return " ".join(_ARTICLES.sub(" ", text).split()) or text.strip()  # an answer may be nothing but an article
 
 
 def says(text: str, answer: str) -> bool:
     """Whether a free continuation begins with the answer, as whole words."""
     said, wanted = normalise(text).split(), normalise(answer).split()
-    return said[: len(wanted)] == wanted
+    return bool(wanted) and said[: len(wanted)] == wanted

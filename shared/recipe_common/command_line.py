@@ -16,9 +16,10 @@ def run_command(command: Callable[[], None]) -> None:
     """Run a command; an error ends the process with exit code 1."""
     try:
         command()
-    except UnicodeError:
-        # Python stands in for bytes that are no UTF-8 on the command line with characters that cannot be encoded.
-        _fail("an argument is not valid UTF-8 text; correct it")
+    except UnicodeError as error:
+        # Python reads bytes that are no UTF-8 on the command line as characters that cannot be encoded.
+        wrong = any("\udc80" <= character <= "\udcff" for argument in sys.argv for character in argument)
+        _fail("an argument is not valid UTF-8 text; correct it" if wrong else str(error))
     except (RecipeError, ValidationError, KafkaError, OSError) as error:
         _fail(str(error) or type(error).__name__)
 

@@ -25,6 +25,7 @@ def stop_event() -> asyncio.Event:
     def on_signal() -> None:
         for number in SIGNALS:
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)  # SIGINT's own would wait for threads that are running
         stop.set()
 
     for number in SIGNALS:
@@ -62,10 +63,22 @@ async def run_abandonable(work: Callable[[], Result]) -> Result:
         how: Callable[[Any], None] = future.set_result
         try:
             outcome: object = work()
-        except Exception as error:  # noqa: BLE001 (it is raised where the result is awaited)
+        except BaseException as error:  # noqa: BLE001 (it is raised where the result is awaited)
             how, outcome = future.set_exception, error
         with suppress(RuntimeError):  # the loop has been closed: nobody waits any more
             loop.call_soon_threadsafe(settle, how, outcome)
 
     Thread(target=run, daemon=True).start()
     return await future
+
+
+async def unless_stopped(stop: asyncio.Event, work: Callable[[], Result]) -> Result | None:
+    """The result of blocking work, or None if `stop` is set first; the work is then abandoned."""
+    working = asyncio.ensure_future(run_abandonable(work))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+    if working.done():
+        stopping.cancel()
+        return working.result()
+    working.cancel()
+    return None

@@ -70,6 +70,10 @@ class RecipeEditor:
             scores = queries @ self._sentinel  # [b]
         return [QueryVector(vector, float(score)) for vector, score in zip(queries.numpy(), scores, strict=True)]
 
+    def reads(self, text: str) -> bool:
+        """Whether a text is short enough to be encoded."""
+        return len(self._tokenizer(text)["input_ids"]) <= self._max_tokens
+
     def _features(self, texts: Sequence[str], field: str) -> Tensor:
         tokens = self._tokenizer(list(texts), padding=True, return_tensors="pt")
         if (length := tokens["input_ids"].shape[1]) > self._max_tokens:

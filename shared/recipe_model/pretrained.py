@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -154,9 +154,9 @@ def _inside(package: _Package, model_id: str) -> Path:
 def _converted(package: _Package, gguf: Path) -> Path:
     """The cached Hugging Face copy of a GGUF file, converted in float32 at the first call."""
     target = cache_dir() / f"{package.distribution}-{metadata.version(package.distribution)}"
+    _remove_leftovers(target)
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target)
         scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
         try:
             _convert(gguf, scratch)
@@ -173,8 +173,9 @@ def _converted(package: _Package, gguf: Path) -> Path:
 def _remove_leftovers(target: Path) -> None:
     """Remove what conversions that were killed have left; one that is going on is younger."""
     for folder in target.parent.glob(f".{target.name}-*"):
-        if time.time() - folder.stat().st_mtime > LEFTOVER_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process may be removing it
+            if time.time() - folder.stat().st_mtime > LEFTOVER_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _convert(gguf: Path, target: Path) -> None:

@@ -44,11 +44,12 @@ def open_client_store(
     api_key: str | None = None,
     grpc_port: int = 6334,
     timeout_seconds: int = 5,
+    must_be_live: bool = False,
 ) -> "ClientStore":
     """Open the knowledge base at `location`: a server's URL, a directory for local mode, or ":memory:".
 
     Raises `StoreUnavailableError` if the server does not answer and `FailedPreconditionError` if the model
-    version's collection was made for other sizes.
+    version's collection was made for other sizes or, with `must_be_live`, if another version's is the live one.
     """
     if location.startswith(("http://", "https://")):
         client = QdrantClient(
@@ -59,13 +60,13 @@ def open_client_store(
     else:
         # The store's lock makes it safe to use local mode's SQLite connection from several threads.
         client = QdrantClient(path=location, force_disable_check_same_thread=True)
-    return ClientStore(client, StoreSchema(model_version, key_size, prompt_shape))
+    return ClientStore(client, StoreSchema(model_version, key_size, prompt_shape), must_be_live=must_be_live)
 
 
 class ClientStore(PointStore):
     """A `KnowledgeStore` in the collection of one model version, created if it does not exist."""
 
-    def __init__(self, client: QdrantClient, schema: StoreSchema) -> None:
+    def __init__(self, client: QdrantClient, schema: StoreSchema, *, must_be_live: bool = False) -> None:
         super().__init__(schema)
         options = client.init_options
         self._client = client
@@ -74,6 +75,8 @@ class ClientStore(PointStore):
         # Local mode is plain Python without locks of its own.
         self._turn: AbstractContextManager[Any] = threading.Lock() if self._local else nullcontext()
         self._collection = _collection_name(schema.model_version)
+        if must_be_live:
+            self._require_live()
         with self._calling():
             self._open_collection()
 
@@ -83,14 +86,6 @@ class ClientStore(PointStore):
             collection = self._live_collection()
             metadata = None if collection is None else _metadata(self._client, collection)
             return None if metadata is None else metadata["model_version"]
-
-    def require_live(self) -> None:
-        """Raise FailedPreconditionError if another model version's collection is the live one."""
-        if (live := self.live_model_version()) != self.model_version:
-            raise FailedPreconditionError(
-                f"the live collection in Qdrant at {self._location} holds the keys of model version {live}, and the "
-                f"loaded checkpoint is {self.model_version}: deploy the checkpoint that the encoder uses"
-            )
 
     def make_live(self) -> None:
         """Let the alias name this store's collection, in one step; call it when the collection is rebuilt."""
@@ -160,6 +155,14 @@ class ClientStore(PointStore):
             raise StoreUnavailableError(
                 f"Qdrant at {self._location} does not work: {reason}; start it, or correct its URL or API key"
             ) from error
+
+    def _require_live(self) -> None:
+        if (live := self.live_model_version()) not in (None, self.model_version):
+            raise FailedPreconditionError(
+                f"the live collection in Qdrant at {self._location} holds the keys of model version {live}, and the "
+                f"loaded checkpoint is {self.model_version}: load that version's checkpoint or, once an encoder has "
+                f"filled {self._collection!r}, let the alias {LIVE_ALIAS!r} name it"
+            )
 
     def _open_collection(self) -> None:
         if not self._client.collection_exists(self._collection):

@@ -30,3 +30,4 @@ def test_unseen_edits_hold_and_unrelated_questions_are_left_alone(tmp_path: Path
     assert figures["teacher_forced"]["generality"] >= 80
     assert figures["teacher_forced"]["locality"] >= 75
     assert figures["retrieval"]["right_hit"] >= 90
+    assert figures["retrieval"]["false_hit"] <= 25

@@ -13,7 +13,7 @@ from typing import Final
 
 from kafka import KafkaConsumer
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
-from kafka.errors import CommitFailedError, KafkaError, RebalanceInProgressError, RetriableError
+from kafka.errors import CommitFailedError, KafkaError, KafkaTimeoutError, RebalanceInProgressError, RetriableError
 from kafka.structs import MemberState, OffsetAndMetadata, TopicPartition
 
 from recipe_encoder.events import KafkaRecord
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _COMMIT_TIMEOUT_MS: Final = 10_000
 _CLOSE_TIMEOUT_MS: Final = 5_000
+_POSITION_TIMEOUT_MS: Final = 500
 _PAUSED_POLL_SECONDS: Final = 0.2
 
 
@@ -68,8 +69,15 @@ class LogConsumer:
     @property
     def caught_up(self) -> bool:
         """Whether, with manual assignment, everything that the log held at the start has been polled."""
-        self._ends = {part: end for part, end in self._ends.items() if self._consumer.position(part) < end}
+        self._ends = {part: end for part, end in self._ends.items() if not self._is_past(part, end)}
         return not self._ends
+
+    def _is_past(self, partition: TopicPartition, end: int) -> bool:
+        try:
+            position = self._consumer.position(partition, timeout_ms=_POSITION_TIMEOUT_MS)
+        except KafkaTimeoutError:
+            return False
+        return position is not None and position >= end  # None: not yet known
 
     def poll(self, timeout_seconds: float) -> list[KafkaRecord]:
         """The next micro-batch, in the log's order per partition; empty if nothing comes in time."""

@@ -99,7 +99,7 @@ class Worker:
                     self._process(records, log, letters)
                 else:
                     log.commit()
-                if log.caught_up:
+                if not self.caught_up.is_set() and not self._stop.is_set() and log.caught_up:
                     self.caught_up.set()
 
     def _run_thread(self) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from recipe_common.lifecycle import stop_event
+from recipe_common.lifecycle import stop_event, unless_stopped
 from recipe_common.process import run_service
 from recipe_generator.server import GeneratorServer, load_engine
 from recipe_generator.settings import ENV_PREFIX, GeneratorSettings
@@ -12,7 +12,10 @@ from recipe_generator.settings import ENV_PREFIX, GeneratorSettings
 async def serve(settings: GeneratorSettings) -> None:
     """Load, serve, and drain when a stop signal comes."""
     stop = stop_event()
-    server = GeneratorServer(settings, *load_engine(settings))
+    loaded = await unless_stopped(stop, lambda: load_engine(settings))
+    if loaded is None:
+        return
+    server = GeneratorServer(settings, *loaded)
     try:
         await server.start()
         await stop.wait()

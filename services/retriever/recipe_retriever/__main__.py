@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from recipe_common.lifecycle import stop_event
+from recipe_common.lifecycle import stop_event, unless_stopped
 from recipe_common.process import run_service
 from recipe_model.editor import RecipeEditor
 from recipe_retriever.server import RetrieverServer
@@ -14,7 +14,9 @@ from recipe_store.client_store import open_client_store
 async def serve(settings: RetrieverSettings) -> None:
     """Load, serve, and drain when a stop signal comes."""
     stop = stop_event()
-    editor = RecipeEditor.load(settings.checkpoint, settings.encoder)
+    editor = await unless_stopped(stop, lambda: RecipeEditor.load(settings.checkpoint, settings.encoder))
+    if editor is None:
+        return
     api_key = settings.qdrant_api_key
     store = open_client_store(
         settings.qdrant_url,
@@ -23,10 +25,10 @@ async def serve(settings: RetrieverSettings) -> None:
         editor.prompt_shape,
         api_key=None if api_key is None else api_key.get_secret_value(),
         grpc_port=settings.qdrant_grpc_port,
+        must_be_live=True,
     )
     server = RetrieverServer(settings, editor, store)
     try:
-        store.require_live()
         await server.start()
         await stop.wait()
     finally:

@@ -31,7 +31,7 @@ def train(
         Path, typer.Option(help="File of open questions that must hit nothing; every fourth is held out.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run. A run that was stopped there is resumed.")],
-    initial: Annotated[Path | None, typer.Option(help="Checkpoint to start from, in place of random heads.")] = None,
+    initial: Annotated[Path | None, typer.Option(help="Checkpoint to start from, not from scratch.")] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = TrainOptions().steps,
     seed: Annotated[int, typer.Option(help="Seed of draws, initial weights and dropout.")] = 0,
     option: Annotated[
@@ -46,7 +46,8 @@ def train(
     options = _options({"steps": steps, "seed": seed}, option or [])
     files = [_file_and_weight(item) for item in data]
     training_questions, _ = split_held_out(load_questions(questions))
-    pool = EditPool([load_edits(file) for file, _ in files], [weight for _, weight in files], training_questions)
+    sets = [[edit for edit in load_edits(file) if edit.answer] for file, _ in files]  # an empty answer teaches nothing
+    pool = EditPool(sets, [weight for _, weight in files], training_questions)
     record = {"edits": {_short(file): weight for file, weight in files}, "questions": _short(questions)}
     start = None if initial is None else read_checkpoint(initial)
     version = Trainer(out, options, pool, record, start).run()
@@ -72,7 +73,8 @@ def evaluate_edits(
     records, counts = load_edits(data), _counts(edits)
     if max(counts) > len(records):
         raise InvalidArgumentError([FieldViolation("edits", f"{data} holds {len(records)} records only")])
-    conditions = evaluation.Conditions(_distractors(distractors), typos, seed)
+    others = _distractors(distractors, asked={record.prompt.casefold() for record in records[: max(counts)]})
+    conditions = evaluation.Conditions(others, typos, seed)
     editor, llm = _load_models(checkpoint, [json_out, plot])
     results = []
     for count in counts:
@@ -110,10 +112,13 @@ def evaluate_text(
         raise InvalidArgumentError([FieldViolation("edits", f"{facts} holds {len(records)} records only")])
     if held_out:
         _, texts = split_held_out(texts)
+    if not texts:
+        raise InvalidArgumentError([FieldViolation("data", f"{data} holds fewer than four texts, so none is held out")])
     json_out.parent.mkdir(parents=True, exist_ok=True)
     result = evaluation.evaluate_text(records[:edits], texts, RecipeEditor.load(checkpoint))
     _write_json(json_out, asdict(result))
-    typer.echo(f"{result.false_hit:.1f} % of {result.texts} texts hit one of {result.edits} facts")
+    line = f"{result.false_hit:.1f} % of {result.texts} texts hit one of {result.edits} facts"
+    typer.echo(line + (f"; {result.too_long} texts are longer than the encoder reads" if result.too_long else ""))
 
 
 def _load_models(checkpoint: Path | None, outputs: list[Path | None]) -> "tuple[RecipeEditor, LanguageModel]":
@@ -174,15 +179,20 @@ def _counts(text: str) -> list[int]:
     return counts
 
 
-def _distractors(item: str | None) -> list[Edit]:
+def _distractors(item: str | None, asked: set[str]) -> list[Edit]:
+    """Edits of FILE or FILE=N whose prompts nobody asks: another version of an asked fact would be no distractor."""
     if item is None:
         return []
     file, separator, count = item.rpartition("=")
-    if not separator:
-        return load_edits(Path(item))
-    if not count.isdecimal() or int(count) < 1:
+    if separator and (not count.isdecimal() or int(count) < 1):
         raise InvalidArgumentError([FieldViolation("distractors", f"{count!r} in {item!r} is not a number above 0")])
-    return load_edits(Path(file))[: int(count)]
+    others = [edit for edit in load_edits(Path(file if separator else item)) if edit.prompt.casefold() not in asked]
+    if not separator:
+        return others
+    if int(count) > len(others):
+        fewer = f"{file} holds {len(others)} edits that are not asked for, {count} are wanted; lower the number"
+        raise InvalidArgumentError([FieldViolation("distractors", fewer)])
+    return others[: int(count)]
 
 
 def _options(flags: dict[str, Any], extra: list[str]) -> TrainOptions:

@@ -92,10 +92,19 @@ class TextEvaluation:
     """How often ordinary text hits a stored fact, with the keys that its JSON has."""
 
     edits: int
-    texts: int
+    texts: int  # that were asked
+    too_long: int  # that were not, because the encoder does not read so many tokens
     model_version: str
     false_hit: float
     examples: list[FalseHit]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """Scores of questions, one by one, each from 0 to 1."""
+
+    teacher_forced: list[float]
+    free_generation: list[float]
 
 
 def evaluate(
@@ -110,27 +119,19 @@ def evaluate(
         own, rephrased, unrelated, follow_up = (
             base.ask(_slipped(group, slips, conditions.typos)) for group in _questions(edits)
         )
+    reliability = _Scored(answer_accuracy(own, llm), exact_matches(own, llm))
+    generality = _Scored(answer_accuracy(rephrased, llm), exact_matches(rephrased, llm))
+    locality = _Scored(teacher_forced_agreement(unrelated, llm), free_agreement(unrelated, llm))
+    parts = (reliability, generality, locality)
     return Evaluation(
         edits=len(edits),
         distractors=len(conditions.distractors),
         typos=conditions.typos,
         model_version=editor.model_version,
-        teacher_forced=Scores(
-            reliability=_mean(answer_accuracy(own, llm)),
-            generality=_mean(answer_accuracy(rephrased, llm)),
-            locality=_mean(teacher_forced_agreement(unrelated, llm)),
-        ),
-        free_generation=Scores(
-            reliability=_mean(exact_matches(own, llm)),
-            generality=_mean(exact_matches(rephrased, llm)),
-            locality=_mean(free_agreement(unrelated, llm)),
-        ),
-        retrieval=RetrievalRates(
-            right_hit=_mean([item.right for item in own]),
-            paraphrase_right_hit=_mean([item.right for item in rephrased]),
-            false_hit=_mean([item.match is not None for item in unrelated]),
-        ),
-        criteria=_must_answer(follow_up, llm) | _must_leave_alone(unrelated, llm),
+        teacher_forced=Scores(*(_mean(part.teacher_forced) for part in parts)),
+        free_generation=Scores(*(_mean(part.free_generation) for part in parts)),
+        retrieval=_retrieval_rates(own, rephrased, unrelated),
+        criteria=_criteria(follow_up, llm) | _criteria(unrelated, llm, locality),
         seconds_per_edit=base.seconds_per_edit,
         seconds_per_query=base.seconds_per_query,
     )
@@ -138,15 +139,23 @@ def evaluate(
 
 def evaluate_text(edits: Sequence[Edit], texts: Sequence[str], editor: RecipeEditor) -> TextEvaluation:
     """Store all edits, then ask texts that none of them answers."""
+    readable = [text for text in texts if editor.reads(text)]
     with temporary_knowledge_base(editor) as base:
         base.store(edits)
-        asked = base.ask([(-1, Question(text)) for text in texts])
+        asked = base.ask([(-1, Question(text)) for text in readable])
     hits = [
         FalseHit(item.question.text, item.match.fact.statement, item.match.similarity)
         for item in asked
         if item.match is not None
     ]
-    return TextEvaluation(len(edits), len(texts), editor.model_version, 100 * len(hits) / len(texts), hits[:EXAMPLES])
+    return TextEvaluation(
+        edits=len(edits),
+        texts=len(readable),
+        too_long=len(texts) - len(readable),
+        model_version=editor.model_version,
+        false_hit=_mean([item.match is not None for item in asked]) or 0.0,
+        examples=hits[:EXAMPLES],
+    )
 
 
 def _questions(edits: Sequence[Edit]) -> tuple[Numbered, Numbered, Numbered, Numbered]:
@@ -164,39 +173,38 @@ def _slipped(questions: Numbered, slips: random.Random, rate: float) -> Numbered
     return [(number, replace(question, text=with_typos(slips, question.text, rate))) for number, question in questions]
 
 
-def _must_answer(asked: Sequence[Asked], llm: LanguageModel) -> dict[str, CriterionScores]:
+def _retrieval_rates(own: Sequence[Asked], rephrased: Sequence[Asked], unrelated: Sequence[Asked]) -> RetrievalRates:
+    return RetrievalRates(
+        right_hit=_mean([item.right for item in own]),
+        paraphrase_right_hit=_mean([item.right for item in rephrased]),
+        false_hit=_mean([item.match is not None for item in unrelated]),
+    )
+
+
+def _criteria(
+    asked: Sequence[Asked], llm: LanguageModel, locality: _Scored | None = None
+) -> dict[str, CriterionScores]:
+    """Each named criterion of the questions: must be answered or, given their locality, left alone."""
+    scored = locality or _Scored(answer_accuracy(asked, llm), exact_matches(asked, llm))
+    hits = [item.right if locality is None else item.match is not None for item in asked]
     return {
         name: CriterionScores(
-            questions=len(group),
-            must_answer=True,
-            teacher_forced=_mean(answer_accuracy(group, llm)),
-            free_generation=_mean(exact_matches(group, llm)),
-            hit=_mean([item.right for item in group]),
+            questions=len(rows),
+            must_answer=locality is None,
+            teacher_forced=_mean([scored.teacher_forced[row] for row in rows]),
+            free_generation=_mean([scored.free_generation[row] for row in rows]),
+            hit=_mean([hits[row] for row in rows]),
         )
-        for name, group in _grouped(asked).items()
+        for name, rows in _rows_by_criterion(asked).items()
     }
 
 
-def _must_leave_alone(asked: Sequence[Asked], llm: LanguageModel) -> dict[str, CriterionScores]:
-    return {
-        name: CriterionScores(
-            questions=len(group),
-            must_answer=False,
-            teacher_forced=_mean(teacher_forced_agreement(group, llm)),
-            free_generation=_mean(free_agreement(group, llm)),
-            hit=_mean([item.match is not None for item in group]),
-        )
-        for name, group in _grouped(asked).items()
-    }
-
-
-def _grouped(asked: Sequence[Asked]) -> dict[str, list[Asked]]:
-    """The questions of each named criterion."""
-    groups: dict[str, list[Asked]] = {}
-    for item in asked:
+def _rows_by_criterion(asked: Sequence[Asked]) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = {}
+    for row, item in enumerate(asked):
         if item.question.criterion:
-            groups.setdefault(item.question.criterion, []).append(item)
-    return groups
+            rows.setdefault(item.question.criterion, []).append(row)
+    return rows
 
 
 def _mean(values: Sequence[float]) -> float | None:

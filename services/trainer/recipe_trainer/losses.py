@@ -1,4 +1,4 @@
-"""The losses of RECIPE (arXiv 2405.03279, section 3.4), each a function of tensors only."""
+"""The losses of RECIPE (arXiv 2405.03279, section 3.4) and the spelling loss, each a function of tensors only."""
 
 from dataclasses import dataclass
 

@@ -13,13 +13,13 @@ class TrainOptions(BaseModel):
     llm: str = DEFAULT_LLM
     encoder: str = DEFAULT_ENCODER
     seed: int = 0
-    steps: int = Field(default=1100, ge=1)
+    steps: int = Field(default=1150, ge=1)
     llm_edits: int = Field(default=20, ge=1, description="edits a step that go through the LLM")
     locality_edits: int = Field(default=4, ge=0, description="how many of them with their unrelated question too")
-    contrast_edits: int = Field(default=64, ge=1, description="edits a step in the contrastive losses")
+    contrast_edits: int = Field(default=64, ge=2, description="edits a step in the contrastive losses")
     open_questions: int = Field(default=24, ge=0, description="open questions a step that must hit nothing")
-    llm_from_step: int = Field(default=250, ge=0, description="steps before it leave the LLM out and are cheap")
-    spelling_weight: float = Field(default=0.3, ge=0, description="weight of pseudo-tokens spelling the answer")
+    llm_from_step: int = Field(default=600, ge=0, description="steps before it leave the LLM out and are cheap")
+    spelling_weight: float = Field(default=1.0, ge=0, description="weight of pseudo-tokens spelling the answer")
     start_words: str = Field(default=" The correct answer:", description="words that all prompts start from")
     queue: int = Field(default=8192, ge=1, description="recent keys kept as negatives")
     smallest_pool: int = Field(default=128, ge=1, description="fewest of them that a step contrasts against")
@@ -29,7 +29,7 @@ class TrainOptions(BaseModel):
     prompt_tokens: int = Field(default=8, ge=1, description="l, pseudo-tokens of a continuous prompt")
     sentinel_tokens: int = Field(default=10, ge=1, description="c, pseudo-tokens of the sentinel")
     heads_learning_rate: float = Field(default=2e-4, gt=0)
-    prompt_learning_rate: float = Field(default=5e-4, gt=0)
+    prompt_learning_rate: float = Field(default=7e-4, gt=0)
     encoder_learning_rate: float = Field(default=5e-5, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_steps: int = Field(default=100, ge=1)

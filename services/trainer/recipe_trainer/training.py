@@ -1,4 +1,4 @@
-"""The training loop: fixed seeds, progress, resumable state, and a checkpoint at the end."""
+"""The training loop: fixed seeds, progress, resumable state, and a checkpoint at every save and at the end."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from recipe_model.networks import RecipeModel, RecipeSizes
 from recipe_model.pretrained import load_text_encoder
 from recipe_trainer.batches import EditPool
 from recipe_trainer.key_queue import KeyQueue
-from recipe_trainer.objective import Objective
+from recipe_trainer.objective import MAX_TOKENS, Objective
 from recipe_trainer.options import TrainOptions
 from recipe_trainer.plots import plot_progress
 
@@ -137,7 +137,7 @@ class Trainer:
     def _start(self, tokenizer: Any) -> None:  # noqa: ANN401 (transformers' tokenizer)
         """Initial heads, from what statements look like to the encoder and words to the LLM."""
         statements = [edit.statement for edit in self._pool.edits[:STARTING_EDITS]]
-        tokens = tokenizer(statements, padding=True, truncation=True, max_length=128, return_tensors="pt")
+        tokens = tokenizer(statements, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
         features = self._model.features(tokens["input_ids"], tokens["attention_mask"])
         self._model.start_heads(features)
         start = self._llm.answer_ids(self._options.start_words)
@@ -169,7 +169,7 @@ class Trainer:
         """
         file = self._folder / "options.json"
         mine = {"options": self._options.model_dump(), "data": dict(self._data)}
-        if file.exists():
+        if self._state_file.exists():
             theirs = json.loads(file.read_text())
             theirs["options"]["steps"] = self._options.steps
             if theirs != mine:
@@ -200,10 +200,17 @@ class Trainer:
             if f"optimizer.step.{name}" in state:
                 self._optimizer.state[parameter] = {slot: state[f"optimizer.{slot}.{name}"] for slot in slots}
         self._queue.restore({name: state[f"queue.{name}"] for name in ("keys", "indices", "next")})
+        self._forget_progress_after(self._step)
         print(f"resumed at step {self._step} from {self._state_file}", flush=True)
+
+    def _forget_progress_after(self, step: int) -> None:
+        """Steps that are taken again must not stand in the report twice."""
+        progress = self._folder / "progress.jsonl"
+        lines = progress.read_text().splitlines() if progress.exists() else []
+        progress.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
 
     def _write_checkpoint(self) -> str:
         encoder, llm = self._identities
-        training = {**self._options.model_dump(), "data": dict(self._data)}
+        training = {**self._options.model_dump(), "steps_taken": self._step, "data": dict(self._data)}
         config = CheckpointConfig(encoder=encoder, llm=llm, sizes=self._model.sizes, training=training)
         return save_checkpoint(self._folder / "recipe.safetensors", self._model, config)

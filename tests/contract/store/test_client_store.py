@@ -53,6 +53,17 @@ def test_the_first_version_is_live_until_another_is_made_live() -> None:
     assert client.count("facts-live").count == 1
 
 
+def test_a_reader_of_another_version_than_the_live_one_is_refused_and_creates_nothing() -> None:
+    client = QdrantClient(":memory:")
+    schemas = {version: StoreSchema(version, KEY_SIZE, PROMPT_SHAPE) for version in ("v1", "v2")}
+    ClientStore(client, schemas["v1"], must_be_live=True)  # the first of all becomes the live one
+    with pytest.raises(FailedPreconditionError, match=r"holds the keys of model version v1, and the loaded .* is v2"):
+        ClientStore(client, schemas["v2"], must_be_live=True)
+    assert [collection.name for collection in client.get_collections().collections] == ["facts-v1"]
+    ClientStore(client, schemas["v2"]).make_live()
+    ClientStore(client, schemas["v2"], must_be_live=True)
+
+
 def test_a_collection_of_other_sizes_is_refused() -> None:
     client = QdrantClient(":memory:")
     open_version(client, "v1")

@@ -38,6 +38,21 @@ def test_a_restart_goes_on_where_the_last_run_ended(harness: EncoderHarness) -> 
     assert harness.count() == 9
 
 
+@pytest.mark.parametrize("assignment", ["manual"])
+def test_a_worker_has_caught_up_when_all_that_the_log_held_is_stored(harness: EncoderHarness) -> None:
+    for number in range(150):
+        harness.upsert(f"f{number}", f"statement {number}", partition=number % 2)
+    with harness.running(batch_size=20) as worker:
+        assert worker.caught_up.wait(DEADLINE_SECONDS)
+        assert harness.count() == 150
+
+
+@pytest.mark.parametrize("assignment", ["manual"])
+def test_a_worker_on_an_empty_log_has_caught_up_at_once(harness: EncoderHarness) -> None:
+    with harness.running() as worker:
+        assert worker.caught_up.wait(DEADLINE_SECONDS)
+
+
 @both_assignments
 def test_a_crash_between_effect_and_commit_reads_the_batch_again(
     harness: EncoderHarness, monkeypatch: pytest.MonkeyPatch

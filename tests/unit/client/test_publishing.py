@@ -19,13 +19,20 @@ def test_what_is_missing_is_filled_in() -> None:
     assert first["source"] == {"publisher": "recipe-client"}
 
 
+def test_nothing_and_the_empty_string_mean_absent_in_either_spelling() -> None:
+    event = complete({"factId": "f", "event_id": None, "eventId": "", "source": {"uri": "u"}, "upsert": UPSERT})
+    assert event["event_id"]
+    assert "eventId" not in event
+    assert event["source"] == {"uri": "u", "publisher": "recipe-client"}
+
+
 def test_what_is_given_stays_in_either_spelling() -> None:
     event = {
         "factId": "f",
         "eventId": "e",
         "eventTime": "2026-01-31T12:00:00Z",
         "upsert": UPSERT,
-        "source": {"uri": "u"},
+        "source": {"publisher": "hr", "uri": "u"},
     }
     assert complete(event) == event
 

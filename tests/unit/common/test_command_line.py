@@ -15,7 +15,7 @@ from recipe_common.errors import NotFoundError
     [
         (NotFoundError("fact_id: no\nsuch fact"), "error: fact_id: no such fact"),
         (FileNotFoundError(2, "No such file or directory", "x"), "error: [Errno 2] No such file or directory: 'x'"),
-        (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates"), "error: an argument is not valid UTF-8 text"),
+        (UnicodeEncodeError("ascii", "\u2713", 0, 1, "ordinal not in range"), "error: 'ascii' codec can't encode"),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_1(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,6 +27,15 @@ def test_an_error_is_one_line_and_exit_code_1(error: Exception, line: str, capsy
     assert ended.value.code == 1
     (printed,) = capsys.readouterr().err.splitlines()
     assert printed.startswith(line)
+
+
+def test_an_argument_that_is_no_text_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["recipe", "ask", "\udcff"])
+    with pytest.raises(SystemExit):
+        run_command(lambda: print("\udcff".encode()))
+    assert capsys.readouterr().err == "error: an argument is not valid UTF-8 text; correct it\n"
 
 
 def test_texts_that_look_like_markup_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -178,7 +178,7 @@ def test_two_servers_never_share_a_port() -> None:
     asyncio.run(scenario())
 
 
-def test_calls_are_refused_until_the_server_serves_and_once_it_drains() -> None:
+def test_calls_are_refused_while_the_server_does_not_serve() -> None:
     async def scenario() -> list[grpc.StatusCode]:
         codes = []
         async with running(SlowServicer()) as (server, channel):

@@ -28,7 +28,7 @@ class Client:
         self.paused_partitions: set[TopicPartition] = set()
         self.sought: list[tuple[TopicPartition, int]] = []
         self.ends = dict.fromkeys(PARTITIONS, 0)
-        self.positions = dict.fromkeys(PARTITIONS, 0)
+        self.positions: dict[TopicPartition, int | None] = dict.fromkeys(PARTITIONS, 0)
 
     def commit(self, offsets: Offsets, timeout_ms: int) -> None:
         self.attempts.append({partition.partition: offset.offset for partition, offset in offsets.items()})
@@ -65,7 +65,9 @@ class Client:
     def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
         return {partition: self.ends[partition] for partition in partitions}
 
-    def position(self, partition: TopicPartition) -> int:
+    def position(self, partition: TopicPartition, timeout_ms: int) -> int | None:
+        if self.error is not None:
+            raise self.error
         return self.positions[partition]
 
     def subscribe(self, topics: list[str], listener: Any) -> None:
@@ -136,7 +138,10 @@ def test_caught_up_means_that_what_the_log_held_at_the_start_is_read(client: Cli
     client.ends = {PARTITIONS[0]: 3, PARTITIONS[1]: 1}
     log = open_log("manual")
     assert not log.caught_up
-    client.positions = {PARTITIONS[0]: 3, PARTITIONS[1]: 0}
+    client.positions = {PARTITIONS[0]: 3, PARTITIONS[1]: None}
+    client.error = KafkaTimeoutError()
+    assert not log.caught_up
+    client.error = None
     client.ends[PARTITIONS[0]] = 9  # what comes later does not count
     assert not log.caught_up
     client.positions[PARTITIONS[1]] = 1

@@ -105,6 +105,10 @@ def test_more_edits_than_the_file_holds_cannot_be_evaluated(files: Files, tmp_pa
         (["--edits", "1,0"], "edits: '1,0' is neither a number above 0 nor a list of them such as 1,10,100"),
         (["--distractors", "x.json=0"], "distractors: '0' in 'x.json=0' is not a number above 0"),
         (["--distractors", "x.json"], "data: there is no file x.json; correct the path"),
+        (
+            ["--distractors", "{edits}=6"],
+            "distractors: {edits} holds 5 edits that are not asked for, 6 are wanted; lower the number",
+        ),
     ],
 )
 def test_a_wrong_argument_of_an_evaluation_is_named(
@@ -112,8 +116,8 @@ def test_a_wrong_argument_of_an_evaluation_is_named(
 ) -> None:
     given = ["eval", "zsre", "--data", str(files.edits), "--edits", "1", "--json", str(tmp_path / "x.json")]
     with pytest.raises(InvalidArgumentError) as raised:
-        run([*given, *arguments])
-    assert str(raised.value) == message
+        run([*given, *(argument.format(edits=files.edits) for argument in arguments)])
+    assert str(raised.value) == message.format(edits=files.edits)
 
 
 @pytest.fixture
@@ -128,9 +132,10 @@ def checkpoint(files: Files, tmp_path: Path) -> Path:
 def test_an_evaluation_writes_its_figures_and_a_curve(files: Files, checkpoint: Path, tmp_path: Path) -> None:
     out, plot = tmp_path / "new" / "figures.json", tmp_path / "new" / "curve.png"
     arguments = ["--data", str(files.edits), "--edits", "1,3", "--checkpoint", str(checkpoint), "--json", str(out)]
-    output = run(
-        ["eval", "zsre", *arguments, "--distractors", f"{files.edits}=2", "--typos", "0.5", "--plot", str(plot)]
-    )
+    others = tmp_path / "others.json"
+    others.write_text(json.dumps([*EDITS, *({"src": f"The river of {name} is", "alt": "Dee"} for name in "ABC")]))
+    harder = ["--distractors", f"{others}=2", "--typos", "0.5"]
+    output = run(["eval", "zsre", *arguments, *harder, "--plot", str(plot)])
 
     figures = json.loads(out.read_text())
     assert "3 edits, 2 distractors" in output

@@ -53,6 +53,9 @@ class TableEditor:
     def prompt(self, row: int) -> NDArray[np.float16]:
         return np.random.default_rng(row).normal(size=self.prompt_shape).astype(np.float16)
 
+    def reads(self, text: str) -> bool:
+        return len(text) < 40
+
     def query(self, questions: Sequence[str]) -> list[QueryVector]:
         self.questions += questions
         vectors = [np.eye(self.key_size, dtype=np.float32)[self.hits.get(text, 3)] for text in questions]
@@ -289,6 +292,8 @@ def test_each_criterion_is_scored_by_its_own_rule(llm: LanguageModel) -> None:
 
 
 def test_ordinary_texts_that_hit_are_counted_and_shown() -> None:
-    result = evaluation.evaluate_text(EDITS, ["Good morning!", "Who rules A?"], editor_of({"Good morning!": 1}))
-    assert (result.edits, result.texts, result.false_hit) == (2, 2, 50.0)
+    result = evaluation.evaluate_text(
+        EDITS, ["Good morning!", "Who rules A?", "long " * 9], editor_of({"Good morning!": 1})
+    )
+    assert (result.edits, result.texts, result.too_long, result.false_hit) == (2, 2, 1, 50.0)
     assert result.examples == [FalseHit("Good morning!", "The mayor of C is Cem", 1.0)]

@@ -26,9 +26,10 @@ class KnowledgeUpdate(_message.Message):
     partition in order. The value is proto3 JSON or binary protobuf, told apart by the `content-type` header
     (`application/json` or `application/protobuf`). A record without a value (a tombstone) is a retraction.
 
-    Limits: names, ids and labels have at most 256 characters and no control characters, statement, prompt and answer 2,000
-    and no more tokens than the text encoder reads (510 with the default one), a reason 1,000, a URI 2,048; there are at
-    most 64 aliases and 64 labels. Unknown fields are refused. What breaks a rule goes to the topic of the dead letters.
+    Limits: names, ids and labels have at most 256 characters and no control characters; statement, or prompt and answer
+    together, 2,000 and no more tokens than the text encoder reads (510 with the default one); a reason 1,000; a URI 2,048.
+    There are at most 64 aliases and 64 labels. Unknown fields are refused. What breaks a rule goes to the topic of the
+    dead letters.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
