@@ -6,7 +6,7 @@ from recipe_model.defaults import DEFAULT_ENCODER, DEFAULT_LLM
 
 
 class TrainOptions(BaseModel):
-    """Options of one run; the defaults made the shipped checkpoint."""
+    """Options of one run; the defaults are those of the first of the two runs that made the shipped checkpoint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
