@@ -294,7 +294,8 @@ def _labels(items: list[str]) -> dict[str, str]:
 
 
 def _message(message: Message) -> dict[str, Any]:
-    return MessageToDict(message, preserving_proto_field_name=True)
+    """All fields, those with their default value too: a program should not have to know which may be missing."""
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
 def _print_json(value: object) -> None:

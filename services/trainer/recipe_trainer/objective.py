@@ -173,7 +173,7 @@ class Objective:
             name: answer_loss(part, answer_targets(group), answer_weights(group))
             for name, part, group in zip(("reliability", "generality"), parts[:2], (reliable, general), strict=True)
         }
-        return losses | {"locality": self._locality(parts[2], neighbours)}
+        return losses | {"locality": self._options.locality_weight * self._locality(parts[2], neighbours)}
 
     def _locality(self, edited: Tensor, neighbours: list[Answered]) -> Tensor:
         if not neighbours:

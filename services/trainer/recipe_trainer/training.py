@@ -83,6 +83,7 @@ class Trainer:
     def run(self) -> str:
         """Train to the last step, then write the checkpoint; returns its model version."""
         self._model.train()
+        self._model.encoder.train(self._options.dropout)
         since, steps = time.monotonic(), 0
         seen: dict[str, list[float]] = {}
         while self._step < self._options.steps:
