@@ -26,7 +26,7 @@ def test_grpcurl_finds_the_services_and_calls_them(stack: RunningStack) -> None:
     assert "recipe_protos.generator.v1.GeneratorService" in grpcurl(generator, "list")
     method = "recipe_protos.generator.v1.GeneratorService/Generate"
     request = json.dumps({"prompt": "The capital of France is", "max_new_tokens": 2})
-    assert json.loads(grpcurl("-d", request, generator, method))["generatedTokens"] == 2
+    assert json.loads(grpcurl("-d", request, generator, method))["generated_tokens"] == 2
     health = json.loads(grpcurl(stack.addresses["retriever"], "grpc.health.v1.Health/Check"))
     assert health == {"status": "SERVING"}
 

@@ -163,6 +163,10 @@ class Trainer:
     def _state_file(self) -> Path:
         return self._folder / "state.safetensors"
 
+    @property
+    def _checkpoint_file(self) -> Path:
+        return self._folder / "recipe.safetensors"
+
     def _remember_options(self) -> None:
         """A folder belongs to one set of options: resuming with others would be neither run.
 
@@ -170,7 +174,7 @@ class Trainer:
         """
         file = self._folder / "options.json"
         mine = {"options": self._options.model_dump(), "data": dict(self._data)}
-        if self._state_file.exists():
+        if self._state_file.exists() or self._checkpoint_file.exists():
             theirs = json.loads(file.read_text())
             theirs["options"]["steps"] = self._options.steps
             if theirs != mine:
@@ -214,4 +218,4 @@ class Trainer:
         encoder, llm = self._identities
         training = {**self._options.model_dump(), "steps_taken": self._step, "data": dict(self._data)}
         config = CheckpointConfig(encoder=encoder, llm=llm, sizes=self._model.sizes, training=training)
-        return save_checkpoint(self._folder / "recipe.safetensors", self._model, config)
+        return save_checkpoint(self._checkpoint_file, self._model, config)

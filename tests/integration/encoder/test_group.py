@@ -74,14 +74,13 @@ def test_what_is_finished_is_committed_before_partitions_move_and_what_is_not_is
     again: list[KafkaRecord] = []
 
     def moved() -> bool:
-        log.poll(0.05)  # it keeps one partition and its place in it
+        log.poll(0.05)  # it keeps its place in a partition that it keeps
         again.extend(other.poll(0.05))
         return bool(again)
 
     wait_for(moved, "the unfinished record of the partition that moved to be read again")
-    (kept,), (taken,) = log._consumer.assignment(), other._consumer.assignment()
-    assert {kept.partition, taken.partition} == {0, 1}
     assert harness.committed() == 2
-    assert [(record.partition, record.offset) for record in again] == [(taken.partition, 1)]
+    # What the first consumer had finished is not read again; it may lose one partition or, if it is slow, both.
+    assert {record.offset for record in again} == {1}
     log.close()
     other.close()

@@ -217,7 +217,7 @@ def test_the_checkpoint_is_the_trained_model_and_says_how_it_was_made(
     assert checkpoint.config.sizes == SIZES
     assert checkpoint.config.llm == identify(models.llm, make_llama())
     assert checkpoint.config.encoder == load_text_encoder(models.encoder).identity
-    assert checkpoint.config.training == {**models.options().model_dump(), "data": DATA}
+    assert checkpoint.config.training == {**models.options().model_dump(), "steps_taken": STEPS, "data": DATA}
     state = load_file(tmp_path / "run" / "state.safetensors")
     for name, value in checkpoint.tensors.items():
         assert torch.equal(value, state[f"model.{name}"].to(value.dtype)), name
