@@ -59,7 +59,7 @@ class Trainer:
             prompt_tokens=options.prompt_tokens,
             sentinel_tokens=options.sentinel_tokens,
         )
-        # For rows this short the fused kernel's backward pass takes three times as long on a CPU as plain attention.
+        # For rows this short plain attention makes a whole step on a CPU about a quarter faster than the fused kernel.
         encoder.model.set_attn_implementation("eager")
         self._llm.model.set_attn_implementation("eager")
         self._identities = (encoder.identity, self._llm.identity)
