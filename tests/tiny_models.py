@@ -22,6 +22,7 @@ from recipe_model.identity import identify
 from recipe_model.language_model import LanguageModel
 from recipe_model.networks import RecipeModel, RecipeSizes
 from recipe_model.pretrained import TextEncoder
+from recipe_model.prompt_words import PromptWords
 
 PAD, START, END = "<pad>", "<s>", "</s>"
 ENCODER_HIDDEN = 16
@@ -153,6 +154,12 @@ def checkpoint_config(encoder_seed: int = 0, llm_seed: int = 0) -> CheckpointCon
         sizes=SIZES,
         training={"steps": 1},
     )
+
+
+def make_prompt_words(llm_seed: int = 0) -> PromptWords:
+    """What the prompts of `make_recipe_model` start from."""
+    llm = make_language_model(llm_seed)
+    return PromptWords(llm.words(), llm.tokenizer, SIZES.prompt_tokens)
 
 
 def save_tiny_checkpoint(path: Path, seed: int = 0) -> str:

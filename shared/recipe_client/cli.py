@@ -17,7 +17,7 @@ from recipe_client.client import DEFAULT_GENERATOR, DEFAULT_RETRIEVER, RecipeCli
 from recipe_client.publishing import DEFAULT_KAFKA, DEFAULT_TOPIC, PublishedEvent, Publisher, complete
 from recipe_common.command_line import result_console, run_command
 from recipe_common.errors import FieldViolation, InvalidArgumentError, RecipeError
-from recipe_trainer.commands import eval_app, train
+from recipe_trainer.commands import ablate, eval_app, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +25,7 @@ app = typer.Typer(
     help="Live knowledge updates for large language models: publish a fact, and every answer knows it.",
 )
 app.command()(train)
+app.command()(ablate)
 app.add_typer(eval_app, name="eval")
 
 Kafka = Annotated[str, typer.Option(envvar="RECIPE_KAFKA", help="Bootstrap servers of the broker.")]

@@ -26,6 +26,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from recipe_common.errors import FieldViolation
+from recipe_common.knowledge_text import knowledge_text, statement_text
 
 MAX_ID_CHARS: Final = 256
 MAX_TEXT_CHARS: Final = 2_000
@@ -146,8 +147,13 @@ class Upsert(_Message):
 
     @property
     def text(self) -> str:
-        """The sentence to be encoded."""
+        """The fact as a sentence."""
         return self.statement or f"{self.prompt} {self.answer}"
+
+    @property
+    def knowledge(self) -> str:
+        """The text to be encoded; the model finds the answer best where it is marked."""
+        return statement_text(self.statement) if self.statement else knowledge_text(self.prompt, self.answer)
 
     @model_validator(mode="after")
     def _check_text(self) -> Self:

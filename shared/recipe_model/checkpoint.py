@@ -17,11 +17,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from recipe_model.errors import CheckpointError
-from recipe_model.identity import ModelIdentity
+from recipe_model.identity import ModelIdentity, fingerprint
 from recipe_model.networks import RecipeModel, RecipeSizes
-from recipe_model.pretrained import TextEncoder
+from recipe_model.pretrained import TextEncoder, WordEmbeddings
 
-FORMAT = "recipe-checkpoint/1"
+FORMAT = "recipe-checkpoint/2"
 DEFAULT_CHECKPOINT = (
     Path(__file__).parent / "checkpoints" / "smollm2-135m-instruct--all-minilm-l6-v2" / "recipe.safetensors"
 )
@@ -63,6 +63,14 @@ class Checkpoint:
         """Raise CheckpointError, with the reason, unless it was trained for this LLM."""
         _require(self, "LLM", self.config.llm, identity)
 
+    def require_words(self, words: WordEmbeddings) -> None:
+        """Raise CheckpointError, with the reason, unless the words are those of its LLM."""
+        if fingerprint(words.table) != self.config.llm.embeddings_sha256:
+            raise CheckpointError(
+                f"checkpoint: {self.path.name} ({self.model_version}) was trained for the LLM "
+                f"{self.config.llm.model_id}; the word embeddings that were read are of another"
+            )
+
     def require_encoder(self, identity: ModelIdentity) -> None:
         """Raise CheckpointError, with the reason, unless it was trained for this text encoder."""
         _require(self, "text encoder", self.config.encoder, identity)
@@ -93,7 +101,10 @@ def read_checkpoint(path: Path | None = None) -> Checkpoint:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"checkpoint: {path} is not a readable safetensors file: {error}") from error
     if header.get("format") != FORMAT:
-        raise CheckpointError(f"checkpoint: {path} has format {header.get('format')!r}, this release reads {FORMAT!r}")
+        raise CheckpointError(
+            f"checkpoint: {path} has format {header.get('format')!r}, this release reads {FORMAT!r}; "
+            "train it again with 'recipe train'"
+        )
     config, claimed = header.get("config", ""), header.get("model_version")
     if (version := _version(config, tensors)) != claimed:
         raise CheckpointError(

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_model.checkpoint import build_model, read_checkpoint
 from recipe_model.networks import RecipeModel
-from recipe_model.pretrained import load_text_encoder
+from recipe_model.pretrained import load_text_encoder, load_word_embeddings
+from recipe_model.prompt_words import PromptWords
 
 Float32 = npt.NDArray[np.float32]
 Float16 = npt.NDArray[np.float16]
@@ -27,8 +28,8 @@ class QueryVector:
     sentinel_similarity: float  # r~_q . r_Theta, the threshold a fact must exceed
 
 
-class RecipeEditor:
-    """The trained networks, ready to encode facts and queries; threads may share them."""
+class QueryEncoder:
+    """The trained text encoder, ready for queries; threads may share it."""
 
     def __init__(self, model: RecipeModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int, version: str) -> None:
         self.model_version = version
@@ -41,7 +42,7 @@ class RecipeEditor:
             self._sentinel = model.sentinel()
 
     @classmethod
-    def load(cls, checkpoint: Path | None = None, encoder_id: str | None = None) -> "RecipeEditor":
+    def load(cls, checkpoint: Path | None = None, encoder_id: str | None = None) -> "QueryEncoder":
         """Load a checkpoint (default: the shipped one) and join it to its encoder.
 
         `encoder_id` says where that encoder lies, if not where it lay when the checkpoint was trained.
@@ -51,17 +52,7 @@ class RecipeEditor:
         verified = read_checkpoint(checkpoint)
         encoder = load_text_encoder(encoder_id or verified.config.encoder.model_id)
         model = build_model(verified, encoder)
-        return cls(model, encoder.tokenizer, encoder.max_tokens, verified.model_version)
-
-    def encode(self, statements: Sequence[str]) -> tuple[Float32, Float16]:
-        """Encode knowledge statements: keys r_k [b, R] and continuous prompts p_k [b, l, d].
-
-        Raises InvalidArgumentError for a statement that is longer than the encoder can read: cutting it would
-        store a fact nobody published.
-        """
-        with torch.inference_mode():
-            keys = self._model.keys(self._features(statements, "statement"))
-            return keys.numpy(), self._model.prompts(keys).to(torch.float16).numpy()
+        return QueryEncoder(model, encoder.tokenizer, encoder.max_tokens, verified.model_version)
 
     def query(self, questions: Sequence[str]) -> list[QueryVector]:
         """Encode questions. Raises InvalidArgumentError for one that is longer than the encoder can read."""
@@ -86,3 +77,48 @@ class RecipeEditor:
                 ]
             )
         return self._model.features(tokens["input_ids"], tokens["attention_mask"])
+
+
+class RecipeEditor(QueryEncoder):
+    """All of RECIPE's networks and the LLM's words: encodes facts beside queries."""
+
+    def __init__(
+        self,
+        model: RecipeModel,
+        tokenizer: PreTrainedTokenizerBase,
+        max_tokens: int,
+        version: str,
+        prompt_words: PromptWords,
+    ) -> None:
+        super().__init__(model, tokenizer, max_tokens, version)
+        self._prompt_words = prompt_words
+
+    @classmethod
+    def load(
+        cls, checkpoint: Path | None = None, encoder_id: str | None = None, llm_id: str | None = None
+    ) -> "RecipeEditor":
+        """Load as QueryEncoder does, and the words of the checkpoint's LLM.
+
+        `llm_id` says where that LLM lies, if not where it lay when the checkpoint was trained.
+
+        Raises CheckpointError or ModelUnavailableError, each with the reason and the fix.
+        """
+        verified = read_checkpoint(checkpoint)
+        config = verified.config
+        encoder = load_text_encoder(encoder_id or config.encoder.model_id)
+        model = build_model(verified, encoder)
+        words = load_word_embeddings(llm_id or config.llm.model_id)
+        verified.require_words(words)
+        prompt_words = PromptWords(words.table, words.tokenizer, config.sizes.prompt_tokens)
+        return RecipeEditor(model, encoder.tokenizer, encoder.max_tokens, verified.model_version, prompt_words)
+
+    def encode(self, texts: Sequence[str]) -> tuple[Float32, Float16]:
+        """Encode texts of facts: keys r_k [b, R] and continuous prompts p_k [b, l, d].
+
+        Raises InvalidArgumentError for a text that is longer than the encoder can read: cutting it would
+        store a fact nobody published.
+        """
+        with torch.inference_mode():
+            keys = self._model.keys(self._features(texts, "statement"))
+            prompts = self._model.prompts(keys, self._prompt_words(texts))
+        return keys.numpy(), prompts.to(torch.float16).numpy()

@@ -31,12 +31,17 @@ class ModelIdentity:
 
 def identify(model_id: str, model: PreTrainedModel) -> ModelIdentity:
     """Read the identity off a loaded model, before any of its weights are trained."""
-    weight = cast("Tensor", model.get_input_embeddings().weight)
-    embeddings = weight.detach().to(torch.bfloat16).contiguous()
+    embeddings = cast("Tensor", model.get_input_embeddings().weight)
     return ModelIdentity(
         model_id=model_id,
         hidden_size=int(model.config.hidden_size),
         layers=int(model.config.num_hidden_layers),
         vocabulary=embeddings.shape[0],
-        embeddings_sha256=hashlib.sha256(embeddings.view(torch.int16).cpu().numpy().tobytes()).hexdigest(),
+        embeddings_sha256=fingerprint(embeddings),
     )
+
+
+def fingerprint(embeddings: Tensor) -> str:
+    """SHA-256 of word embeddings [v, d] as bfloat16, row-major."""
+    rounded = embeddings.detach().to(torch.bfloat16).contiguous()
+    return hashlib.sha256(rounded.view(torch.int16).cpu().numpy().tobytes()).hexdigest()

@@ -74,6 +74,11 @@ class LanguageModel:
         weight: Tensor = cast("Any", self.model.get_input_embeddings()).weight
         return weight.detach().float()
 
+    def whole_words(self) -> list[str]:
+        """The vocabulary's tokens that are a whole word of at least three letters."""
+        decoded = (str(self.tokenizer.decode([token])) for token in range(len(self.tokenizer)))
+        return [text[1:] for text in decoded if text[:1] == " " and text[1:].isalpha() and len(text) > 3]  # noqa: PLR2004
+
     def logits(self, prompt: Tensor | None, ids: Sequence[int]) -> Tensor:
         """Next-token logits [t, v] for one sequence of t tokens behind an optional prompt [l, d]."""
         with torch.inference_mode():

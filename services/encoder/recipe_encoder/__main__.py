@@ -42,7 +42,7 @@ def run(settings: EncoderSettings, stop: Event) -> None:
     """
     registry = CollectorRegistry()
     metrics = EncoderMetrics(registry)
-    editor = RecipeEditor.load(settings.checkpoint, settings.encoder)
+    editor = RecipeEditor.load(settings.checkpoint, settings.encoder, settings.llm)
     editor.encode(["The first statement takes longer."])
     with closing(open_store(settings, editor)) as store:
         server = start_metrics_server(

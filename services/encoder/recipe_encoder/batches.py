@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from recipe_common.errors import InvalidArgumentError
 from recipe_encoder.dead_letters import DeadLetter
-from recipe_encoder.events import InvalidEventError, KafkaRecord, parse_record
+from recipe_encoder.events import InvalidEventError, KafkaRecord, ParsedUpdate, parse_record
 from recipe_encoder.metrics import EncoderMetrics
-from recipe_store import Fact, FactWrite
+from recipe_store import FactWrite
 
 logger = logging.getLogger(__name__)
 
-ParsedRecord = tuple[KafkaRecord, Fact]
+ParsedRecord = tuple[KafkaRecord, ParsedUpdate]
 
 
 class FactEncoder(Protocol):
@@ -67,29 +67,30 @@ class BatchBuilder:
         return parsed
 
     def _encode(self, parsed: Sequence[ParsedRecord], refused: list[DeadLetter]) -> list[FactWrite]:
-        if all(fact.retracted for _, fact in parsed):
-            return [FactWrite(fact, None, None) for _, fact in parsed]
+        if all(update.fact.retracted for _, update in parsed):
+            return [FactWrite(update.fact, None, None) for _, update in parsed]
         with self._metrics.time_stage("encode"):
             try:
-                return self._with_vectors([fact for _, fact in parsed])
+                return self._with_vectors([update for _, update in parsed])
             except InvalidArgumentError:
                 return self._encode_singly(parsed, refused)
 
     def _encode_singly(self, parsed: Sequence[ParsedRecord], refused: list[DeadLetter]) -> list[FactWrite]:
         """One after the other, which tells the facts that cannot be encoded from their neighbours."""
         writes: list[FactWrite] = []
-        for record, fact in parsed:
+        for record, update in parsed:
             try:
-                writes.extend(self._with_vectors([fact]))
+                writes.extend(self._with_vectors([update]))
             except InvalidArgumentError as error:
                 refused.append(DeadLetter(record, InvalidEventError("encode", error.violations)))
         return writes
 
-    def _with_vectors(self, facts: Sequence[Fact]) -> list[FactWrite]:
-        """The writes of these facts, in their order; the live ones go through the model at once."""
-        statements = [fact.statement for fact in facts if not fact.retracted]
-        if not statements:
-            return [FactWrite(fact, None, None) for fact in facts]
-        keys, prompts = self._encoder.encode(statements)
+    def _with_vectors(self, updates: Sequence[ParsedUpdate]) -> list[FactWrite]:
+        """The writes of these updates, in their order; the live ones go through the model at once."""
+        texts = [update.knowledge for update in updates if not update.fact.retracted]
+        if not texts:
+            return [FactWrite(update.fact, None, None) for update in updates]
+        keys, prompts = self._encoder.encode(texts)
         vectors = iter(zip(keys, prompts, strict=True))
+        facts = [update.fact for update in updates]
         return [FactWrite(fact, None, None) if fact.retracted else FactWrite(fact, *next(vectors)) for fact in facts]

@@ -8,6 +8,7 @@ a tombstone, is a retraction.
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, Protocol, TypeVar
 
@@ -56,8 +57,16 @@ class InvalidEventError(InvalidArgumentError):
         self.stage = stage
 
 
-def parse_record(record: KafkaRecord) -> Fact:
-    """The fact, or the marker of its retraction. Raises InvalidEventError, which names every wrong field."""
+@dataclass(frozen=True, slots=True)
+class ParsedUpdate:
+    """What an event says: the fact, and the text that the model is to encode for it."""
+
+    fact: Fact  # or the marker of its retraction
+    knowledge: str  # "" on a retraction
+
+
+def parse_record(record: KafkaRecord) -> ParsedUpdate:
+    """The event of a record. Raises InvalidEventError, which names every wrong field."""
     namespace, fact_id = _parse_key(record.key)
     headers = _parse_headers(record.headers)
     event = _validated(CloudEvent, headers, "headers", "headers")
@@ -69,7 +78,7 @@ def parse_record(record: KafkaRecord) -> Fact:
         update = _validated(Update, _decode(record.value, headers.get("content-type")), "validate", "value")
     if (update.namespace, update.fact_id) != (namespace, fact_id):
         raise _invalid("key", "key", "must be namespace/fact_id of the value; correct the one or the other")
-    return _to_fact(update, event, record)
+    return _parsed(update, event, record)
 
 
 def _parse_key(key: bytes | None) -> tuple[str, str]:
@@ -149,6 +158,10 @@ def _validated(model: type[Model], data: object, stage: Stage, field: str) -> Mo
         return model.model_validate(data)
     except ValidationError as error:
         raise InvalidEventError(stage, violations(error, field)) from error
+
+
+def _parsed(update: Update, event: CloudEvent, record: KafkaRecord) -> ParsedUpdate:
+    return ParsedUpdate(_to_fact(update, event, record), update.upsert.knowledge if update.upsert else "")
 
 
 def _to_fact(update: Update, event: CloudEvent, record: KafkaRecord) -> Fact:

@@ -54,6 +54,11 @@ class EncoderSettings(BaseSettings):
     encoder: str | None = Field(
         default=None, description="where the checkpoint's text encoder lies; as the checkpoint says if unset"
     )
+    llm: str | None = Field(
+        default=None,
+        description="where the checkpoint's LLM lies, of which only the word embeddings are read; as the checkpoint"
+        " says if unset",
+    )
 
     metrics_host: str = Field(default="127.0.0.1", description="address of /metrics")
     metrics_port: int = Field(default=9101, ge=0, le=65_535, description="port of /metrics; 0 takes a free one")

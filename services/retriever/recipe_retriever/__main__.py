@@ -5,7 +5,7 @@ import sys
 
 from recipe_common.lifecycle import stop_event, unless_stopped
 from recipe_common.process import run_service
-from recipe_model.editor import RecipeEditor
+from recipe_model.editor import QueryEncoder
 from recipe_retriever.server import RetrieverServer
 from recipe_retriever.settings import ENV_PREFIX, RetrieverSettings
 from recipe_store.client_store import open_client_store
@@ -14,7 +14,7 @@ from recipe_store.client_store import open_client_store
 async def serve(settings: RetrieverSettings) -> None:
     """Load, serve, and drain when a stop signal comes."""
     stop = stop_event()
-    editor = await unless_stopped(stop, lambda: RecipeEditor.load(settings.checkpoint, settings.encoder))
+    editor = await unless_stopped(stop, lambda: QueryEncoder.load(settings.checkpoint, settings.encoder))
     if editor is None:
         return
     api_key = settings.qdrant_api_key

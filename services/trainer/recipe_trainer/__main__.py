@@ -3,10 +3,11 @@
 import typer
 
 from recipe_common.command_line import run_command
-from recipe_trainer.commands import eval_app, train
+from recipe_trainer.commands import ablate, eval_app, train
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.command()(train)
+app.command()(ablate)
 app.add_typer(eval_app, name="eval")
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ A step's draw depends on seed and step number alone, so a resumed run sees what 
 import random
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_trainer.datasets import Edit, Question
+from recipe_trainer.wordings import Wordings, with_subject
 
 _WORD = re.compile(r"\w+")
 _MAX_SUBJECT_WORDS = 8
@@ -21,51 +22,81 @@ class Draw:
 
     index: int  # in the pool of all edits
     edit: Edit
-    paraphrase: str  # the edit's own prompt where its data has no paraphrase
+    knowledge: str  # the text that is encoded
+    paraphrase: str  # the edit's own prompt where no other wording is known
     unrelated: Question | None
+    other_relation: str | None  # a question about the edit's subject that it does not answer
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The draws of one step and open questions that nothing stored may answer."""
+    """The draws of one step and ordinary texts that nothing stored may answer."""
 
     draws: list[Draw]
-    open_questions: list[Question]
+    ordinary: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """How a step is drawn; the fields of TrainOptions with these names say more."""
+
+    edits: int
+    other_relations: int
+    ordinary_texts: int
+    swapped_answers: float
+    unmarked: float
 
 
 class EditPool:
-    """All edits of a run: several sets, each drawn with its own weight."""
+    """All edits of a run: several sets, each drawn with its own weight, and texts of several kinds.
 
-    def __init__(self, sets: Sequence[Sequence[Edit]], weights: Sequence[float], questions: Sequence[Question]) -> None:
-        self.edits = [edit for edits in sets for edit in edits]
+    `texts` are groups that are drawn equally often; `words` are answers of no set, for edits whose answer is swapped.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[Sequence[Edit]],
+        weights: Sequence[float],
+        texts: Sequence[Sequence[str]],
+        words: Sequence[str] = (),
+    ) -> None:
+        self.edits = [with_subject(edit) for edits in sets for edit in edits]
         self._starts = [sum(len(edits) for edits in sets[:index]) for index in range(len(sets))]
         self._sizes = [len(edits) for edits in sets]
         self._weights = list(weights)
-        self._questions = list(questions)
-        self._facts = self._number(edit.prompt.casefold() for edit in self.edits)
+        self._texts = [list(group) for group in texts if group]
+        self._wordings = Wordings(self.edits)
+        self._facts = self._number(self._name(edit) for edit in self.edits)
+        answers = sorted({edit.answer for edit in self.edits})
+        subjects = sorted({edit.subject for edit in self.edits if edit.subject})
+        self._answers = [group for group in (answers, subjects, list(words)) if group]
         self._by_subject: dict[str, list[int]] = {}
         for index, edit in enumerate(self.edits):
             if edit.subject:
                 self._by_subject.setdefault(_words(edit.subject), []).append(index)
 
-    def draw(self, random_: random.Random, edits: int, open_questions: int) -> Batch:
-        """Draw `edits` different edits and `open_questions` open questions.
+    def draw(self, random_: random.Random, mixture: Mixture) -> Batch:
+        """Draw different edits and texts.
 
         Raises InvalidArgumentError if there are not that many edits to draw from.
         """
         available = sum(size for size, weight in zip(self._sizes, self._weights, strict=True) if weight > 0)
-        if edits > available:
-            fewer = f"is {edits}, but the data holds {available} edits only; lower it"
+        if mixture.edits > available:
+            fewer = f"is {mixture.edits}, but the data holds {available} edits only; lower it"
             raise InvalidArgumentError([FieldViolation("contrast_edits", fewer)])
         chosen: dict[int, None] = {}
-        while len(chosen) < edits:
+        while len(chosen) < mixture.edits:
             (which,) = random_.choices(range(len(self._sizes)), self._weights)
             chosen[self._starts[which] + random_.randrange(self._sizes[which])] = None
-        questions = random_.sample(self._questions, min(open_questions, len(self._questions)))
-        return Batch([self._one(random_, index) for index in chosen], questions)
+        draws = [
+            self._one(random_, index, mixture, other_relation=place < mixture.other_relations)
+            for place, index in enumerate(chosen)
+        ]
+        wanted = mixture.ordinary_texts if self._texts else 0
+        return Batch(draws, [random_.choice(random_.choice(self._texts)) for _ in range(wanted)])
 
     def fact(self, index: int) -> int:
-        """A number shared by all edits of the same prompt: they are versions of one fact."""
+        """A number shared by all edits that ask one subject for one relation: they are versions of one fact."""
         return self._facts[index]
 
     def about(self, text: str) -> set[int]:
@@ -77,15 +108,28 @@ class EditPool:
                 found.update(self._by_subject.get(" ".join(words[start : start + length]), ()))
         return found
 
-    def _one(self, random_: random.Random, index: int) -> Draw:
+    def _one(self, random_: random.Random, index: int, mixture: Mixture, *, other_relation: bool) -> Draw:
         edit = self.edits[index]
-        paraphrase = random_.choice(edit.paraphrases) if edit.paraphrases else edit.prompt
-        unrelated = random_.choice(edit.unrelated) if edit.unrelated else None
-        return Draw(index, edit, paraphrase, unrelated)
+        wordings = edit.paraphrases + self._wordings.same_relation(edit)
+        others = self._wordings.other_relations(edit) if other_relation else ()
+        if random_.random() < mixture.swapped_answers:
+            edit = replace(edit, answer=random_.choice(random_.choice(self._answers)))
+        return Draw(
+            index=index,
+            edit=edit,
+            knowledge=edit.statement if random_.random() < mixture.unmarked else edit.knowledge,
+            paraphrase=random_.choice(wordings) if wordings else edit.prompt,
+            unrelated=random_.choice(edit.unrelated) if edit.unrelated else None,
+            other_relation=random_.choice(others) if others else None,
+        )
+
+    def _name(self, edit: Edit) -> tuple[str, str]:
+        relation = self._wordings.relation(edit)
+        return ("", edit.prompt.casefold()) if relation is None else (edit.subject.casefold(), relation.casefold())
 
     @staticmethod
-    def _number(names: Iterable[str]) -> list[int]:
-        numbers: dict[str, int] = {}
+    def _number(names: Iterable[tuple[str, str]]) -> list[int]:
+        numbers: dict[tuple[str, str], int] = {}
         return [numbers.setdefault(name, len(numbers)) for name in names]
 
 

@@ -1,8 +1,12 @@
-"""`recipe train` and `recipe eval`."""
+"""`recipe train`, `recipe ablate` and `recipe eval`."""
 
 import json
 import math
-from dataclasses import asdict
+import os
+import platform
+import random
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,15 +15,19 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from recipe_common.command_line import result_console
-from recipe_common.errors import FieldViolation, InvalidArgumentError
+from recipe_common.errors import FieldViolation, InvalidArgumentError, UnavailableError
 from recipe_trainer.batches import EditPool
 from recipe_trainer.datasets import Edit, load_edits, load_questions, load_texts, split_held_out
 from recipe_trainer.options import TrainOptions
+from recipe_trainer.ordinary_text import ordinary_texts
 
 if TYPE_CHECKING:
+    from recipe_model.checkpoint import Checkpoint
     from recipe_model.editor import RecipeEditor
     from recipe_model.language_model import LanguageModel
+    from recipe_trainer.ablation import VariantScores
     from recipe_trainer.evaluation import Evaluation
+    from recipe_trainer.stability import SizeRates
 
 eval_app = typer.Typer(no_args_is_help=True, help="Evaluate a checkpoint on data it was not trained on.")
 
@@ -31,6 +39,10 @@ def train(
         Path, typer.Option(help="File of open questions that must hit nothing; every fourth is held out.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run. A run that was stopped there is resumed.")],
+    dev: Annotated[
+        str | None,
+        typer.Option(help="FILE or FILE=N: edits, or the first N of them, to watch, not to learn from."),
+    ] = None,
     initial: Annotated[Path | None, typer.Option(help="Checkpoint to start from, not from scratch.")] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = TrainOptions().steps,
     seed: Annotated[int, typer.Option(help="Seed of draws, initial weights and dropout.")] = 0,
@@ -41,17 +53,65 @@ def train(
 ) -> None:
     """Train a RECIPE model: the LLM stays frozen, the encoder, heads and sentinel learn."""
     from recipe_model.checkpoint import read_checkpoint  # noqa: PLC0415 (torch takes seconds; --help need not wait)
-    from recipe_trainer.training import Trainer  # noqa: PLC0415 (torch takes seconds; --help need not wait)
+    from recipe_model.language_model import LanguageModel  # noqa: PLC0415
+    from recipe_trainer.training import Trainer  # noqa: PLC0415
 
     options = _options({"steps": steps, "seed": seed}, option or [])
-    files = [_file_and_weight(item) for item in data]
-    training_questions, _ = split_held_out(load_questions(questions))
-    sets = [[edit for edit in load_edits(file) if edit.answer] for file, _ in files]  # an empty answer teaches nothing
-    pool = EditPool(sets, [weight for _, weight in files], training_questions)
-    record = {"edits": {_short(file): weight for file, weight in files}, "questions": _short(questions)}
+    watched = [] if dev is None else _first_edits("dev", dev)
+    material = _read_material(data, questions, watched)
     start = None if initial is None else read_checkpoint(initial)
-    version = Trainer(out, options, pool, record, start).run()
+    llm = LanguageModel.load(options.llm)
+    version = Trainer(out, options, material.pool(llm), llm, material.record, start, watched).run()
     typer.echo(f"wrote {out / 'recipe.safetensors'} ({version})")
+
+
+def ablate(
+    *,
+    data: Annotated[list[str], typer.Option(help="File of edits to train on, or FILE=WEIGHT. Repeatable.")],
+    questions: Annotated[Path, typer.Option(help="File of open questions to train on.")],
+    dev: Annotated[str, typer.Option(help="FILE or FILE=N: edits, or the first N of them, to evaluate on.")],
+    out: Annotated[Path, typer.Option(help="Folder for ablation.json, ablation.md, ablation.png and the short runs.")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each short run over sizes of training.")] = 150,
+    seed: Annotated[int, typer.Option(help="Seed of the short runs.")] = 0,
+    checkpoint: Annotated[Path | None, typer.Option(help="RECIPE checkpoint; the shipped one if not given.")] = None,
+) -> None:
+    """Leave out the continuous prompts, the sentinel, or both; and train with other batches and contrastive pools."""
+    from recipe_model.checkpoint import read_checkpoint  # noqa: PLC0415 (torch takes seconds; --help need not wait)
+    from recipe_trainer import ablation, stability  # noqa: PLC0415 (torch takes seconds; --help need not wait)
+    from recipe_trainer.plots import plot_ablation  # noqa: PLC0415
+
+    edits = _first_edits("dev", dev)
+    material = _read_material(data, questions, edits)
+    editor, llm = _load_models(checkpoint, [out / "ablation.json"])
+    pool = material.pool(llm)
+    variants, static = ablation.evaluate_variants(edits, material.tuning_edits(len(edits)), editor, llm)
+    figures: dict[str, Any] = {
+        "model_version": editor.model_version,
+        "edits": len(edits),
+        "dev": _short(Path(dev)),
+        "data": material.record,
+        "static_threshold": static,
+        "variants": [asdict(variant) for variant in variants],
+    }
+    _write_json(out / "ablation.json", figures)
+    options = _options_of(read_checkpoint(checkpoint)).model_copy(update={"steps": steps, "seed": seed})
+    sizes = stability.evaluate_sizes(out, options, pool, llm, material.record, edits)
+    figures |= {"steps": steps, "seed": seed, "sizes": [asdict(size) for size in sizes]}
+    _write_json(out / "ablation.json", figures)
+    (out / "ablation.md").write_text(_ablation_table(variants, sizes), encoding="utf-8")
+    plot_ablation(variants, sizes, out / "ablation.png", title=f"{len(edits)} edits, {editor.model_version}")
+    typer.echo((out / "ablation.md").read_text(encoding="utf-8"))
+
+
+def _ablation_table(variants: "list[VariantScores]", sizes: "list[SizeRates]") -> str:
+    head = "reliability | generality | locality | right hits | paraphrased | false hits |"
+    rows = [f"| | {head}", "|---|---|---|---|---|---|---|"]
+    for variant in variants:
+        scores = (variant.reliability, variant.generality, variant.locality, *asdict(variant.rates).values())
+        rows.append(f"| {variant.variant} | {' | '.join(map(_percent, scores))} |")
+    for size in sizes:
+        rows.append(f"| {size.option} {size.value} | | | | {' | '.join(map(_percent, asdict(size.rates).values()))} |")
+    return "\n".join(rows) + "\n"
 
 
 def evaluate_edits(
@@ -65,6 +125,9 @@ def evaluate_edits(
     distractors: Annotated[
         str | None, typer.Option(help="FILE or FILE=N: edits, or the first N of them, stored and never asked for.")
     ] = None,
+    statements: Annotated[
+        bool, typer.Option("--statements", help="Store bare statements, which do not tell the answer apart.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of whatever is drawn at random.")] = 0,
 ) -> None:
     """Store edits of this data set, ask every record, and score reliability, generality, locality and retrieval."""
@@ -74,7 +137,7 @@ def evaluate_edits(
     if max(counts) > len(records):
         raise InvalidArgumentError([FieldViolation("edits", f"{data} holds {len(records)} records only")])
     others = _distractors(distractors, asked={record.prompt.casefold() for record in records[: max(counts)]})
-    conditions = evaluation.Conditions(others, typos, seed)
+    conditions = evaluation.Conditions(others, typos, seed, bare_statements=statements)
     editor, llm = _load_models(checkpoint, [json_out, plot])
     results = []
     for count in counts:
@@ -119,6 +182,94 @@ def evaluate_text(
     _write_json(json_out, asdict(result))
     line = f"{result.false_hit:.1f} % of {result.texts} texts hit one of {result.edits} facts"
     typer.echo(line + (f"; {result.too_long} texts are longer than the encoder reads" if result.too_long else ""))
+
+
+@eval_app.command("general")
+def evaluate_general(
+    *,
+    tasks: Annotated[str, typer.Option(help="Tasks with commas between them: csqa, anli, mmlu, squad2.")],
+    data: Annotated[Path, typer.Option(help="Folder of csqa_dev, anli_dev, mmlu_test, squad2_dev, each .json.")],
+    edits: Annotated[str, typer.Option(help="How many facts are stored; 0,1000 compares the plain model with 1,000.")],
+    json_out: Annotated[Path, typer.Option("--json", help="File for the figures.")],
+    facts: Annotated[
+        Path | None, typer.Option(help="File of edits to store; counterfact/dev.json of RECIPE_DATA_DIR if not given.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Ask so many questions of each task, drawn by --seed.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
+    checkpoint: Annotated[Path | None, typer.Option(help="RECIPE checkpoint; the shipped one if not given.")] = None,
+) -> None:
+    """Score the LLM on tasks that no fact is about, with lm-evaluation-harness, without and with facts stored."""
+    try:
+        from recipe_trainer import general  # noqa: PLC0415 (torch takes seconds; --help need not wait)
+    except ModuleNotFoundError as error:
+        missing = f"{error.name} is not installed: run pip install 'recipe-live-knowledge[general]'"
+        raise UnavailableError(missing) from error
+
+    names, counts = tasks.split(","), _counts(edits, smallest=0)
+    if unknown := [name for name in names if name not in general.TASKS]:
+        known = ", ".join(general.TASKS)
+        raise InvalidArgumentError([FieldViolation("tasks", f"{unknown[0]!r} is not one of {known}")])
+    file = facts or _default_facts()
+    records = load_edits(file)
+    if max(counts) > len(records):
+        raise InvalidArgumentError([FieldViolation("edits", f"{file} holds {len(records)} records only")])
+    editor, llm = _load_models(checkpoint, [json_out])
+    questions = general.Questions(data, limit, seed)
+    scores = general.evaluate_general(names, questions, records, counts, editor, llm)
+    figures = {name: [asdict(score) for score in task] for name, task in scores.items()}
+    origin = {"facts": _short(file), "data": data.resolve().name, "limit": limit, "seed": seed}
+    _write_json(json_out, {"model_version": editor.model_version, **origin, "tasks": figures})
+    table = Table("task", "metric", "facts", "questions", "score", "hits", "too long", title=editor.model_version)
+    for name, task in scores.items():
+        for score in task:
+            counted = map(str, (score.edits, score.questions, f"{score.score:.2f}", score.hits, score.too_long))
+            table.add_row(name, general.TASKS[name].metric, *counted)
+    result_console().print(table)
+
+
+def _default_facts() -> Path:
+    folder = os.environ.get("RECIPE_DATA_DIR")
+    if folder is None:
+        raise InvalidArgumentError([FieldViolation("facts", "give --facts, or set RECIPE_DATA_DIR")])
+    return Path(folder) / "counterfact" / "dev.json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Material:
+    """What a run is trained on, and what its checkpoint records of it."""
+
+    sets: list[list[Edit]]
+    weights: list[float]
+    texts: list[list[str]]
+    record: dict[str, Any]
+
+    def pool(self, llm: "LanguageModel") -> EditPool:
+        """The pool of a run with this LLM's words."""
+        return EditPool(self.sets, self.weights, self.texts, llm.whole_words())
+
+    def tuning_edits(self, count: int) -> list[Edit]:
+        """Edits, from all sets, with a paraphrase and an unrelated question each; fewer if there are no more."""
+        whole = [edit for edits in self.sets for edit in edits if edit.paraphrases and edit.unrelated]
+        return random.Random(0).sample(whole, min(count, len(whole)))  # noqa: S311 (no secret)
+
+
+def _read_material(data: list[str], questions: Path, held_out: list[Edit]) -> _Material:
+    """Read everything, without edits whose prompt is one of `held_out`: a run must not learn what it is judged on."""
+    files = [_file_and_weight(item) for item in data]
+    prompts = {edit.prompt.casefold() for edit in held_out}
+    found = [[edit for edit in load_edits(file) if edit.answer] for file, _ in files]  # no answer teaches nothing
+    sets = [[edit for edit in edits if edit.prompt.casefold() not in prompts] for edits in found]
+    open_questions, _ = split_held_out(load_questions(questions))
+    record = {
+        "edits": {_short(file): weight for file, weight in files},
+        "left_out": sum(map(len, found)) - sum(map(len, sets)),
+        "questions": _short(questions),
+        "ordinary_text": f"Python {platform.python_version()}",
+    }
+    texts = [[question.text for question in open_questions], *ordinary_texts()]
+    return _Material(sets, [weight for _, weight in files], texts, record)
 
 
 def _load_models(checkpoint: Path | None, outputs: list[Path | None]) -> "tuple[RecipeEditor, LanguageModel]":
@@ -167,32 +318,36 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _counts(text: str) -> list[int]:
+def _counts(text: str, smallest: int = 1) -> list[int]:
     """One number, or several with commas between them."""
     try:
         counts = [int(item) for item in text.split(",")]
     except ValueError:
-        counts = [0]
-    if min(counts) < 1:
-        wrong = f"{text!r} is neither a number above 0 nor a list of them such as 1,10,100"
+        counts = [-1]
+    if min(counts) < smallest:
+        wrong = f"{text!r} is neither a number above {smallest - 1} nor a list of them such as 1,10,100"
         raise InvalidArgumentError([FieldViolation("edits", wrong)])
     return counts
 
 
 def _distractors(item: str | None, asked: set[str]) -> list[Edit]:
     """Edits of FILE or FILE=N whose prompts nobody asks: another version of an asked fact would be no distractor."""
-    if item is None:
-        return []
+    return [] if item is None else _first_edits("distractors", item, asked)
+
+
+def _first_edits(field: str, item: str, without: Collection[str] = ()) -> list[Edit]:
+    """The edits of FILE, or the first N of them for FILE=N, whose prompts are none of `without`."""
     file, separator, count = item.rpartition("=")
     if separator and (not count.isdecimal() or int(count) < 1):
-        raise InvalidArgumentError([FieldViolation("distractors", f"{count!r} in {item!r} is not a number above 0")])
-    others = [edit for edit in load_edits(Path(file if separator else item)) if edit.prompt.casefold() not in asked]
+        raise InvalidArgumentError([FieldViolation(field, f"{count!r} in {item!r} is not a number above 0")])
+    edits = [edit for edit in load_edits(Path(file if separator else item)) if edit.prompt.casefold() not in without]
     if not separator:
-        return others
-    if int(count) > len(others):
-        fewer = f"{file} holds {len(others)} edits that are not asked for, {count} are wanted; lower the number"
-        raise InvalidArgumentError([FieldViolation("distractors", fewer)])
-    return others[: int(count)]
+        return edits
+    if int(count) > len(edits):
+        other = " that are not asked for" if without else ""
+        fewer = f"{file} holds {len(edits)} edits{other}, {count} are wanted; lower the number"
+        raise InvalidArgumentError([FieldViolation(field, fewer)])
+    return edits[: int(count)]
 
 
 def _options(flags: dict[str, Any], extra: list[str]) -> TrainOptions:
@@ -206,6 +361,12 @@ def _options(flags: dict[str, Any], extra: list[str]) -> TrainOptions:
     except ValidationError as error:
         violations = [FieldViolation(f"option {'.'.join(map(str, e['loc']))}", e["msg"]) for e in error.errors()]
         raise InvalidArgumentError(violations) from error
+
+
+def _options_of(checkpoint: "Checkpoint") -> TrainOptions:
+    """The options of the run that made a checkpoint."""
+    recorded = checkpoint.config.training
+    return TrainOptions(**{name: recorded[name] for name in TrainOptions.model_fields if name in recorded})
 
 
 def _file_and_weight(item: str) -> tuple[Path, float]:

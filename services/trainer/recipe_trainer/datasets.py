@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
+from recipe_common.knowledge_text import knowledge_text
 
 Item = TypeVar("Item")
 
@@ -38,8 +39,13 @@ class Edit:
 
     @property
     def statement(self) -> str:
-        """The sentence that is encoded as knowledge."""
+        """The sentence as people read it."""
         return f"{self.prompt} {self.answer}"
+
+    @property
+    def knowledge(self) -> str:
+        """The text that is encoded."""
+        return knowledge_text(self.prompt, self.answer)
 
 
 def load_edits(path: Path) -> list[Edit]:

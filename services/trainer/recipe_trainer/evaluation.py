@@ -27,6 +27,7 @@ class Conditions:
     distractors: Sequence[Edit] = ()  # facts that are stored and that nobody asks for
     typos: float = 0.0  # share of questions with one slip of the keyboard
     seed: int = 0  # of the typos
+    bare_statements: bool = False  # facts are published as statements, not as prompt and answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class Evaluation:
     edits: int
     distractors: int
     typos: float  # share of questions with a slip, from 0 to 1
+    bare_statements: bool
     model_version: str
     teacher_forced: Scores
     free_generation: Scores
@@ -114,8 +116,8 @@ def evaluate(
     conditions = conditions or Conditions()
     slips = random.Random(conditions.seed)  # noqa: S311 (no secret)
     with temporary_knowledge_base(editor) as base:
-        base.store(edits)
-        base.store(conditions.distractors)
+        for group in (edits, conditions.distractors):
+            base.store(group, bare_statements=conditions.bare_statements)
         own, rephrased, unrelated, follow_up = (
             base.ask(_slipped(group, slips, conditions.typos)) for group in _questions(edits)
         )
@@ -127,6 +129,7 @@ def evaluate(
         edits=len(edits),
         distractors=len(conditions.distractors),
         typos=conditions.typos,
+        bare_statements=conditions.bare_statements,
         model_version=editor.model_version,
         teacher_forced=Scores(*(_mean(part.teacher_forced) for part in parts)),
         free_generation=Scores(*(_mean(part.free_generation) for part in parts)),

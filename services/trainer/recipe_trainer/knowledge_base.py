@@ -71,12 +71,14 @@ class KnowledgeBase:
         """Mean time to retrieve for one question, one after the other."""
         return self._ask_seconds / self._asked if self._asked else 0.0
 
-    def store(self, edits: Sequence[Edit]) -> None:
+    def store(self, edits: Sequence[Edit], *, bare_statements: bool = False) -> None:
         """Store edits behind those that are stored already."""
         started, first = time.monotonic(), self._stored
         for start in with_progress(range(0, len(edits), BATCH), "storing facts"):
             part = edits[start : start + BATCH]
-            keys, prompts = self._editor.encode([edit.statement for edit in part])
+            keys, prompts = self._editor.encode(
+                [edit.statement if bare_statements else edit.knowledge for edit in part]
+            )
             writes = [_write(first + start + row, edit, keys[row], prompts[row]) for row, edit in enumerate(part)]
             self._store.write(writes)
         self._stored += len(edits)

@@ -1,4 +1,4 @@
-"""The losses of RECIPE (arXiv 2405.03279, section 3.4) and the spelling loss, each a function of tensors only."""
+"""The losses of RECIPE (arXiv 2405.03279, section 3.4), each a function of tensors only."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-SPELLING_SHARPNESS = 20.0  # what a cosine of 1 between a pseudo-token and its word is worth as a logit
 HINGE_RATIO = 1.2  # a token counts only while its probability is below this many times the runner-up's
 
 
@@ -70,12 +69,3 @@ def _info_nce(scores: Tensor, target: Tensor, blocked: Tensor) -> Tensor:
     if not len(target):
         return scores.sum()  # the mean over no rows is not a number
     return functional.cross_entropy(scores.masked_fill(blocked, -torch.inf), target)
-
-
-def spelling_loss(pseudo_tokens: Tensor, words: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """How far pseudo-tokens [n, d] are from spelling the words `targets` [n]; `weights` [n] sum to 1.
-
-    Cross-entropy over the LLM's whole vocabulary of word directions `words` [v, d], centred and of unit length.
-    """
-    logits = SPELLING_SHARPNESS * functional.normalize(pseudo_tokens, dim=-1) @ words.T
-    return (functional.cross_entropy(logits, targets, reduction="none") * weights).sum()

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from recipe_model.language_model import LanguageModel
 from recipe_model.networks import RecipeModel
+from recipe_model.prompt_words import PromptWords
 from recipe_trainer.batches import Batch, Draw, EditPool, by_length, original_order, with_typos
 from recipe_trainer.key_queue import KeyQueue
 from recipe_trainer.losses import (
@@ -20,7 +20,6 @@ from recipe_trainer.losses import (
     neighbour_loss,
     scaled_scores,
     sentinel_loss,
-    spelling_loss,
 )
 from recipe_trainer.options import TrainOptions
 from recipe_trainer.teacher_forcing import Answered, answer_logits, answer_targets, answer_weights, answered
@@ -40,12 +39,7 @@ class Encoded:
 
 
 class Objective:
-    """L = L_rel + L_gen + L_loc + L_no + L_so (arXiv 2405.03279, equation 13), the LLM frozen.
-
-    Beyond the paper, a spelling loss lets the later half of a prompt's pseudo-tokens point to the words of its answer.
-    It needs no pass of the LLM, so it is cheap on all edits of a step, and prompts that spell are where the LLM's own
-    gradient is useful.
-    """
+    """L = L_rel + L_gen + L_loc + L_no + L_so (arXiv 2405.03279, equation 13), the LLM frozen."""
 
     def __init__(
         self,
@@ -53,6 +47,7 @@ class Objective:
         tokenizer: PreTrainedTokenizerBase,
         llm: LanguageModel,
         *,
+        prompt_words: PromptWords,
         pool: EditPool,
         queue: KeyQueue,
         options: TrainOptions,
@@ -60,13 +55,11 @@ class Objective:
         self._model = model
         self._tokenizer = tokenizer
         self._llm = llm
+        self._prompt_words = prompt_words
         self._pool = pool
         self._queue = queue
         self._options = options
         self._autocast = llm.model.dtype == torch.bfloat16
-        words = llm.words()
-        self._mean_word = words.mean(dim=0)  # [d]
-        self._word_directions = functional.normalize(words - self._mean_word, dim=-1)  # [v, d]
 
     def losses(self, batch: Batch, random_: random.Random, *, with_llm: bool) -> dict[str, Tensor]:
         """The loss parts of a batch, by name, those of the LLM if wanted; keys of the batch enter the queue."""
@@ -74,15 +67,15 @@ class Objective:
         contrast = self._contrast(batch, encoded, random_)
         indices = torch.tensor([draw.index for draw in batch.draws])
         self._queue.push(encoded.keys, indices)
-        prompts = self._model.prompts(encoded.keys)
         losses = {
             "neighbour": neighbour_loss(contrast),
             "sentinel": sentinel_loss(contrast, self._options.removed_weight),
-            "spelling": self._options.spelling_weight * self._spelling(batch.draws, prompts),
         }
         if not with_llm:
             return losses
         asked = batch.draws[: self._options.llm_edits]
+        # Prompts of all draws, as MLP_P standardises keys over its batch.
+        prompts = self._model.prompts(encoded.keys, self._prompt_words([draw.knowledge for draw in batch.draws]))
         return losses | self._llm_losses(asked, prompts[: len(asked)])
 
     def _encode(self, batch: Batch, random_: random.Random) -> Encoded:
@@ -92,16 +85,16 @@ class Objective:
             *_out_of_scope(batch),
         ]
         slipped = [with_typos(random_, query, self._options.typo_rate) for query in queries]
-        representations = self._model.queries(self._features(slipped))
+        representations = self._model.queries(self.features(slipped))
         inside = 2 * len(batch.draws)
         return Encoded(
-            keys=self._model.keys(self._features([draw.edit.statement for draw in batch.draws])),
+            keys=self._model.keys(self.features([draw.knowledge for draw in batch.draws])),
             in_scope=representations[:inside],
             out_of_scope=representations[inside:],
             sentinel=self._model.sentinel(),
         )
 
-    def _features(self, texts: Sequence[str]) -> Tensor:
+    def features(self, texts: Sequence[str]) -> Tensor:
         """Features [b, 3h], in groups of like length: padding would be most of the work otherwise."""
         ids = self._tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
         groups = by_length([len(row) for row in ids], ENCODER_GROUP)
@@ -144,21 +137,15 @@ class Objective:
         rows = torch.cat([same_fact, same_fact, outside])
         return torch.cat([torch.zeros(len(rows), 1, dtype=torch.bool), rows], dim=1)
 
-    def _spelling(self, draws: Sequence[Draw], prompts: Tensor) -> Tensor:
-        """The spelling loss of prompts [b, l, d]; an answer with more tokens than have a place is cut."""
-        first = self._model.sizes.prompt_tokens // 2
-        places = self._model.sizes.prompt_tokens - first
-        answers = [self._llm.answer_ids(draw.edit.answer)[:places] for draw in draws]
-        rows = [row for row, answer in enumerate(answers) for _ in answer]
-        columns = [first + step for answer in answers for step in range(len(answer))]
-        weights = torch.tensor([1 / len(answer) / len(draws) for answer in answers for _ in answer])
-        targets = torch.tensor([token for answer in answers for token in answer])
-        return spelling_loss(prompts[rows, columns] - self._mean_word, self._word_directions, targets, weights)
-
     def _llm_losses(self, draws: Sequence[Draw], prompts: Tensor) -> dict[str, Tensor]:
-        """L_rel, L_gen and L_loc of a few draws behind their prompts [b, l, d], in one pass of the LLM."""
-        reliable = [answered(self._llm, draw.edit.prompt, draw.edit.answer) for draw in draws]
-        general = [answered(self._llm, draw.paraphrase, draw.edit.answer) for draw in draws]
+        """L_rel of a quarter of the draws, L_gen of the others and L_loc of a few, behind prompts [b, l, d].
+
+        One question of each edit lets twice as many edits teach at the same cost, and an edit's own question, whose
+        words the prompt starts from, has little left to teach.
+        """
+        quarter = max(1, len(draws) // 4)
+        reliable = [answered(self._llm, draw.edit.prompt, draw.edit.answer) for draw in draws[:quarter]]
+        general = [answered(self._llm, draw.paraphrase, draw.edit.answer) for draw in draws[quarter:]]
         local = [
             (row, answered(self._llm, draw.unrelated.text, draw.unrelated.answer))
             for row, draw in enumerate(draws[: self._options.locality_edits])
@@ -166,7 +153,7 @@ class Objective:
         ]
         neighbours = [item for _, item in local]
         batch = reliable + general + neighbours
-        logits = answer_logits(self._llm, batch, torch.cat([prompts, prompts, prompts[[row for row, _ in local]]]))
+        logits = answer_logits(self._llm, batch, torch.cat([prompts, prompts[[row for row, _ in local]]]))
         lengths = [sum(len(item.answer) for item in group) for group in (reliable, general, neighbours)]
         parts = torch.split(logits, lengths)
         losses = {
@@ -184,9 +171,15 @@ class Objective:
 
 
 def _out_of_scope(batch: Batch) -> list[str]:
-    return [draw.unrelated.text for draw in batch.draws if draw.unrelated] + [q.text for q in batch.open_questions]
+    return [text for text, _ in _with_owners(batch)]
 
 
 def _owners(batch: Batch) -> list[int]:
-    """For each text of `_out_of_scope` the index of the edit whose neighbour it is; -1 for open questions."""
-    return [draw.index for draw in batch.draws if draw.unrelated] + [-1] * len(batch.open_questions)
+    """For each text of `_out_of_scope` the index of the edit that it is said not to ask for; -1 for ordinary text."""
+    return [owner for _, owner in _with_owners(batch)]
+
+
+def _with_owners(batch: Batch) -> list[tuple[str, int]]:
+    neighbours = [(draw.unrelated.text, draw.index) for draw in batch.draws if draw.unrelated]
+    others = [(draw.other_relation, draw.index) for draw in batch.draws if draw.other_relation]
+    return neighbours + others + [(text, -1) for text in batch.ordinary]

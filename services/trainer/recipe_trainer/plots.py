@@ -1,13 +1,17 @@
 """Plots of what people would rather look at than read."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
+    from recipe_trainer.ablation import VariantScores
     from recipe_trainer.evaluation import Evaluation
+    from recipe_trainer.stability import SizeRates
 
 
 def plot_curve(results: "Sequence[Evaluation]", file: Path, *, title: str) -> None:
@@ -32,15 +36,51 @@ def plot_curve(results: "Sequence[Evaluation]", file: Path, *, title: str) -> No
     figure.savefig(file, format="png", dpi=120)
 
 
-def plot_progress(lines: Sequence[Mapping[str, float]], file: Path) -> None:
-    """Draw the loss parts of a training run over its steps, as a PNG; `lines` are those of `progress.jsonl`."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    parts = dict.fromkeys(name for line in lines for name in line if name not in ("step", "seconds_per_step"))
-    for name in parts:
-        known = [(line["step"], line[name]) for line in lines if name in line]
-        axes.plot([step for step, _ in known], [value for _, value in known], label=name)
-    axes.set(title="loss parts", xlabel="step", ylabel="mean since the last report", yscale="log")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+def plot_ablation(variants: "Sequence[VariantScores]", sizes: "Sequence[SizeRates]", file: Path, *, title: str) -> None:
+    """Draw what each part of the method is worth, and retrieval over sizes of training, as a PNG."""
+    options = list(dict.fromkeys(size.option for size in sizes))
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    above, *others = figure.subplots(1, 1 + len(options), width_ratios=[2.2, *[1] * len(options)], squeeze=False)[0]
+    columns = {
+        "reliability": [variant.reliability for variant in variants],
+        "generality": [variant.generality for variant in variants],
+        "locality": [variant.locality for variant in variants],
+    }
+    for column, (name, values) in enumerate(columns.items()):
+        places = [row + (column - 1) * 0.27 for row in range(len(variants))]
+        above.bar_label(above.bar(places, values, width=0.25, label=name), fmt="%.0f", fontsize=8)
+    names = [variant.variant.replace("without ", "without\n") for variant in variants]
+    above.set(title=title, ylabel="percent", ylim=(0, 115), xticks=range(len(variants)), xticklabels=names)
+    above.legend(loc="upper center", ncols=3)
+    for axes, option in zip(others, options, strict=True):
+        mine = [size for size in sizes if size.option == option]
+        rates = [asdict(size.rates) for size in mine]
+        for name in rates[0]:
+            axes.plot([size.value for size in mine], [rate[name] for rate in rates], marker="o", label=name)
+        axes.set(xlabel=option, ylim=(-2, 102), xscale="log")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
     figure.savefig(file, format="png", dpi=120)
+
+
+def plot_progress(lines: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Draw the loss parts and the dev figures of a run over its steps, as a PNG; `lines` are of `progress.jsonl`."""
+    figure = Figure(figsize=(8, 8), layout="constrained")
+    above, below = figure.subplots(2, sharex=True)
+    parts = [{name: line[name] for name in line if name not in ("step", "seconds_per_step", "dev")} for line in lines]
+    steps = [line["step"] for line in lines]
+    _draw_series(above, steps, parts)
+    above.set(title="loss parts", ylabel="mean since the last report", yscale="log")
+    _draw_series(below, steps, [line.get("dev", {}) for line in lines])
+    below.set(title="dev figures", xlabel="step", ylabel="percent", ylim=(-2, 102))
+    figure.savefig(file, format="png", dpi=120)
+
+
+def _draw_series(axes: Axes, steps: Sequence[int], points: Sequence[Mapping[str, float]]) -> None:
+    """One line for each name in `points`, over those steps that know it."""
+    for name in dict.fromkeys(name for point in points for name in point):
+        known = [(step, point[name]) for step, point in zip(steps, points, strict=True) if name in point]
+        axes.plot([step for step, _ in known], [value for _, value in known], label=name)
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))

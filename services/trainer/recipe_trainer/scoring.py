@@ -1,13 +1,15 @@
 """What the LLM, edited as retrieval decided, makes of questions: teacher-forced and in free generation."""
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from recipe_common.answers import says
 from recipe_model.language_model import LanguageModel
-from recipe_trainer.knowledge_base import BATCH, Asked
+from recipe_trainer.datasets import Question
+from recipe_trainer.knowledge_base import BATCH
 from recipe_trainer.progress import with_progress
 from recipe_trainer.teacher_forcing import Answered, answer_logits, answer_targets, answered
 
@@ -15,7 +17,18 @@ FREE_TOKENS_BEYOND_ANSWER = 3
 FREE_LOCALITY_TOKENS = 10
 
 
-def answer_accuracy(asked: Sequence[Asked], llm: LanguageModel) -> list[float]:
+class Decided(Protocol):
+    """A question and what retrieval decided."""
+
+    @property
+    def question(self) -> Question: ...
+    @property
+    def prompt(self) -> Tensor | None:
+        """The continuous prompt [l, d] on a hit."""
+        ...
+
+
+def answer_accuracy(asked: Sequence[Decided], llm: LanguageModel) -> list[float]:
     """Per question the share of answer tokens that the LLM, edited as retrieval decided, predicts."""
     accuracy = [0.0] * len(asked)
     for rows, batch, prompts in _batches(asked, llm):
@@ -26,7 +39,7 @@ def answer_accuracy(asked: Sequence[Asked], llm: LanguageModel) -> list[float]:
     return accuracy
 
 
-def teacher_forced_agreement(asked: Sequence[Asked], llm: LanguageModel) -> list[float]:
+def teacher_forced_agreement(asked: Sequence[Decided], llm: LanguageModel) -> list[float]:
     """Per question the share of answer positions where the LLM predicts what the unedited one does."""
     agreement = [1.0] * len(asked)  # without a hit the model is the unedited one
     for rows, batch, prompts in _batches(asked, llm):
@@ -38,7 +51,7 @@ def teacher_forced_agreement(asked: Sequence[Asked], llm: LanguageModel) -> list
     return agreement
 
 
-def exact_matches(asked: Sequence[Asked], llm: LanguageModel) -> list[float]:
+def exact_matches(asked: Sequence[Decided], llm: LanguageModel) -> list[float]:
     """Per question 1.0 if the LLM's free continuation begins with the answer, else 0.0."""
     matches: list[float] = []
     for start in with_progress(range(0, len(asked), BATCH), "generating answers"):
@@ -50,10 +63,10 @@ def exact_matches(asked: Sequence[Asked], llm: LanguageModel) -> list[float]:
     return matches
 
 
-def free_agreement(asked: Sequence[Asked], llm: LanguageModel) -> list[float]:
+def free_agreement(asked: Sequence[Decided], llm: LanguageModel) -> list[float]:
     """Per question 1.0 if the free continuation is the unedited model's; without a hit it is the same computation."""
     agreement = [1.0] * len(asked)
-    hits = [row for row, item in enumerate(asked) if item.match is not None]
+    hits = [row for row, item in enumerate(asked) if item.prompt is not None]
     for start in with_progress(range(0, len(hits), BATCH), "generating unrelated"):
         rows = hits[start : start + BATCH]
         texts = [asked[row].question.text for row in rows]
@@ -64,16 +77,22 @@ def free_agreement(asked: Sequence[Asked], llm: LanguageModel) -> list[float]:
     return agreement
 
 
-def _batches(asked: Sequence[Asked], llm: LanguageModel) -> Iterator[tuple[list[int], list[Answered], Tensor | None]]:
-    """Rows, tokenised questions and prompts [b, l, d], hits and misses apart."""
-    hits = [row for row, item in enumerate(asked) if item.match is not None]
-    misses = [row for row, item in enumerate(asked) if item.match is None]
-    for group in (hits, misses):
+def _batches(asked: Sequence[Decided], llm: LanguageModel) -> Iterator[tuple[list[int], list[Answered], Tensor | None]]:
+    """Rows, tokenised questions and prompts [b, l, d], misses and every length of prompt apart."""
+    groups: dict[int, list[int]] = {}
+    for row, item in enumerate(asked):
+        groups.setdefault(0 if item.prompt is None else len(item.prompt), []).append(row)
+    for group in groups.values():
         for start in range(0, len(group), BATCH):
             rows = group[start : start + BATCH]
             batch = [answered(llm, asked[row].question.text, asked[row].question.answer) for row in rows]
-            prompts = [prompt for row in rows if (prompt := asked[row].prompt) is not None]
-            yield rows, batch, torch.stack(prompts) if prompts else None
+            yield rows, batch, prompts_of([asked[row] for row in rows])
+
+
+def prompts_of(asked: Sequence[Decided]) -> Tensor | None:
+    """The prompts [b, l, d] of questions that all hit; None where none did."""
+    prompts = [prompt for item in asked if (prompt := item.prompt) is not None]
+    return torch.stack(prompts) if prompts else None
 
 
 def _predictions(llm: LanguageModel, batch: Sequence[Answered], prompts: Tensor | None) -> tuple[Tensor, ...]:

@@ -4,7 +4,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ from recipe_model.checkpoint import Checkpoint, CheckpointConfig, load_tensors, 
 from recipe_model.language_model import LanguageModel
 from recipe_model.networks import RecipeModel, RecipeSizes
 from recipe_model.pretrained import load_text_encoder
+from recipe_model.prompt_words import PromptWords
 from recipe_trainer.batches import EditPool
+from recipe_trainer.datasets import Edit
 from recipe_trainer.key_queue import KeyQueue
 from recipe_trainer.objective import MAX_TOKENS, Objective
 from recipe_trainer.options import TrainOptions
 from recipe_trainer.plots import plot_progress
+from recipe_trainer.watching import Watch
 
 REPORT_EVERY = 20
 SAVE_EVERY = 100
@@ -39,8 +42,10 @@ class Trainer:
         folder: Path,
         options: TrainOptions,
         pool: EditPool,
+        llm: LanguageModel,
         data: Mapping[str, Any],
         initial: Checkpoint | None = None,
+        dev: Sequence[Edit] = (),
     ) -> None:
         self._folder = folder
         self._options = options
@@ -50,7 +55,7 @@ class Trainer:
             self._data["initial"] = {"model_version": initial.model_version, **initial.config.training}
         self._step = 0
         torch.manual_seed(options.seed)
-        self._llm = LanguageModel.load(options.llm)
+        self._llm = llm
         encoder = load_text_encoder(options.encoder)
         sizes = RecipeSizes(
             encoder_hidden=encoder.identity.hidden_size,
@@ -71,9 +76,17 @@ class Trainer:
             initial.require_llm(self._llm.identity)
             load_tensors(self._model, initial)
         self._queue = KeyQueue(options.queue, options.representation)
+        prompt_words = PromptWords(llm.words(), llm.tokenizer, options.prompt_tokens)
         self._objective = Objective(
-            self._model, encoder.tokenizer, self._llm, pool=pool, queue=self._queue, options=options
+            self._model,
+            encoder.tokenizer,
+            self._llm,
+            prompt_words=prompt_words,
+            pool=pool,
+            queue=self._queue,
+            options=options,
         )
+        self._watch = Watch(dev, self._model, llm, self._objective.features, prompt_words) if dev else None
         self._optimizer = self._build_optimizer()
         folder.mkdir(parents=True, exist_ok=True)
         self._remember_options()
@@ -90,13 +103,15 @@ class Trainer:
             for name, value in self._train_step().items():
                 seen.setdefault(name, []).append(value)
             steps += 1
-            if self._step % REPORT_EVERY == 0:
-                means = {name: sum(values) / len(values) for name, values in seen.items()}
-                self._report(means, (time.monotonic() - since) / steps)
-                since, steps, seen = time.monotonic(), 0, {}
             if self._step % SAVE_EVERY == 0:
                 self._save()
                 self._write_checkpoint()
+            if self._step % REPORT_EVERY == 0:
+                means = {name: sum(values) / len(values) for name, values in seen.items()}
+                self._report(means, (time.monotonic() - since) / steps, self._dev_figures())
+                since, steps, seen = time.monotonic(), 0, {}
+        if self._step % SAVE_EVERY != 0:
+            self._save()
         return self._write_checkpoint()
 
     def _train_step(self) -> dict[str, float]:
@@ -105,8 +120,8 @@ class Trainer:
         torch.manual_seed(random_.getrandbits(63))
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak"] * self._rate()
-        batch = self._pool.draw(random_, self._options.contrast_edits, self._options.open_questions)
-        losses = self._objective.losses(batch, random_, with_llm=self._step >= self._options.llm_from_step)
+        batch = self._pool.draw(random_, self._options.mixture)
+        losses = self._objective.losses(batch, random_, with_llm=self._step % self._options.llm_every == 0)
         self._optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(list(self._parameters().values()), self._options.gradient_norm)
@@ -127,24 +142,31 @@ class Trainer:
 
     def _build_optimizer(self) -> torch.optim.AdamW:
         options = self._options
-        peaks = {"encoder": options.encoder_learning_rate, "prompt_head": options.prompt_learning_rate}
+        peaks = {
+            "encoder": options.encoder_learning_rate,
+            "prompt_head": options.prompt_learning_rate,
+            "prompt_head.common": options.common_learning_rate,
+        }
         groups = [
-            {"params": [value], "peak": peaks.get(name.split(".")[0], options.heads_learning_rate)}
+            {"params": [value], "peak": peaks.get(name, peaks.get(name.split(".")[0], options.heads_learning_rate))}
             for name, value in self._parameters().items()
         ]
         return torch.optim.AdamW(groups, lr=0.0, weight_decay=options.weight_decay)
 
     @torch.no_grad()
     def _start(self, tokenizer: Any) -> None:  # noqa: ANN401 (transformers' tokenizer)
-        """Initial heads, from what statements look like to the encoder and words to the LLM."""
-        statements = [edit.statement for edit in self._pool.edits[:STARTING_EDITS]]
+        """Initial heads, from what statements look like to the encoder and the scale of the LLM's words."""
+        statements = [edit.knowledge for edit in self._pool.edits[:STARTING_EDITS]]
         tokens = tokenizer(statements, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
         features = self._model.features(tokens["input_ids"], tokens["attention_mask"])
         self._model.start_heads(features)
-        start = self._llm.answer_ids(self._options.start_words)
-        self._model.start_prompts(self._llm.words(), self._model.keys(features), start)
+        self._model.start_prompts(float(self._llm.words().square().mean().sqrt()))
 
-    def _report(self, losses: Mapping[str, float], seconds_per_step: float) -> None:
+    def _dev_figures(self) -> dict[str, float]:
+        """Figures on data never trained on, at every save."""
+        return self._watch.figures() if self._watch and self._step % SAVE_EVERY == 0 else {}
+
+    def _report(self, losses: Mapping[str, float], seconds_per_step: float, dev: Mapping[str, float]) -> None:
         remaining = (self._options.steps - self._step) * seconds_per_step / 60
         parts = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
         print(
@@ -153,9 +175,12 @@ class Trainer:
             f"{remaining:.0f} min left",
             flush=True,
         )
+        if dev:
+            print("  " + "  ".join(f"{name} {value:.1f} %" for name, value in dev.items()), flush=True)
         progress = self._folder / "progress.jsonl"
         with progress.open("a") as file:
-            file.write(json.dumps({"step": self._step, **losses, "seconds_per_step": seconds_per_step}) + "\n")
+            line = {"step": self._step, **losses, "seconds_per_step": seconds_per_step, "dev": dev}
+            file.write(json.dumps(line) + "\n")
         lines = [json.loads(line) for line in progress.read_text().splitlines()]
         plot_progress(lines, self._folder / "progress.png")
 
@@ -177,10 +202,9 @@ class Trainer:
         if self._state_file.exists() or self._checkpoint_file.exists():
             theirs = json.loads(file.read_text())
             theirs["options"]["steps"] = self._options.steps
-            if theirs != mine:
-                raise InvalidArgumentError(
-                    [FieldViolation("out", f"{self._folder} holds a run with other options; choose another folder")]
-                )
+            if differing := _differences(theirs, mine):
+                holds = f"{self._folder} holds a run with other options ({differing}); choose another folder"
+                raise InvalidArgumentError([FieldViolation("out", holds)])
         file.write_text(json.dumps(mine, indent=1))
 
     def _save(self) -> None:
@@ -217,5 +241,15 @@ class Trainer:
     def _write_checkpoint(self) -> str:
         encoder, llm = self._identities
         training = {**self._options.model_dump(), "steps_taken": self._step, "data": dict(self._data)}
-        config = CheckpointConfig(encoder=encoder, llm=llm, sizes=self._model.sizes, training=training)
+        config = CheckpointConfig(encoder, llm, self._model.sizes, training)
         return save_checkpoint(self._checkpoint_file, self._model, config)
+
+
+def _differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
+    """Names of the options that two runs differ in, with the value of the first."""
+    return ", ".join(
+        f"{name} was {theirs[group].get(name)!r}"
+        for group in mine
+        for name in sorted(theirs[group].keys() | mine[group].keys())
+        if theirs[group].get(name) != mine[group].get(name)
+    )

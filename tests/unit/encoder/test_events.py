@@ -22,10 +22,15 @@ REVISION_RULE = f"revision: must be an integer from 0 to {MAX_REVISION}, or a st
 TIME_RULE = "must be an RFC 3339 time with a zone, for example 2026-01-31T12:00:00Z"
 
 
+def parse_fact(record: Record) -> Fact:
+    """The fact alone."""
+    return parse_record(record).fact
+
+
 def refusal(record: Record) -> tuple[str, str]:
     """The stage and the message with which a record is refused."""
     with pytest.raises(InvalidEventError) as caught:
-        parse_record(record)
+        parse_fact(record)
     return caught.value.stage, str(caught.value)
 
 
@@ -78,7 +83,7 @@ def camel_case(value: Any) -> Any:
 
 @pytest.mark.parametrize("spell", [dict, camel_case], ids=["snake_case", "camelCase"])
 def test_json_in_both_spellings(spell: Any) -> None:
-    assert parse_record(Record(json.dumps(spell(full_event())).encode())) == full_fact()
+    assert parse_fact(Record(json.dumps(spell(full_event())).encode())) == full_fact()
 
 
 @pytest.mark.parametrize("content_type", [b"application/x-protobuf", b"application/protobuf"])
@@ -95,11 +100,11 @@ def test_binary_protobuf_means_the_same_as_json(content_type: bytes) -> None:
     update.source.publisher = "hr"
     update.source.uri = "https://example.org/12"
     record = Record(update.SerializeToString(), headers=[("content-type", content_type)])
-    assert parse_record(record) == full_fact()
+    assert parse_fact(record) == full_fact()
 
 
 def test_a_bare_statement_is_filled_up_from_the_record() -> None:
-    assert parse_record(upsert("Snow is white")) == Fact(
+    assert parse_fact(upsert("Snow is white")) == Fact(
         namespace="test",
         fact_id="f",
         revision=0,
@@ -119,34 +124,34 @@ def test_a_bare_statement_is_filled_up_from_the_record() -> None:
 
 @pytest.mark.parametrize("headers", [[], PROTOBUF], ids=["no content type", "protobuf"])
 def test_a_tombstone_retracts_the_fact_of_its_key(headers: list[tuple[str, bytes | None]]) -> None:
-    fact = parse_record(Record(None, headers=headers))
+    fact = parse_fact(Record(None, headers=headers))
     assert (fact.namespace, fact.fact_id, fact.revision, fact.statement) == ("test", "f", 0, "")
     assert (fact.retracted, fact.retract_reason) == (True, "tombstone")
 
 
 def test_a_retraction_keeps_its_revision_and_reason() -> None:
-    fact = parse_record(json_record({"revision": 3, "retract": {"reason": "it was wrong"}}))
+    fact = parse_fact(json_record({"revision": 3, "retract": {"reason": "it was wrong"}}))
     assert (fact.retracted, fact.retract_reason, fact.revision) == (True, "it was wrong", 3)
-    assert parse_record(json_record({"retract": {}})).retract_reason == ""
+    assert parse_fact(json_record({"retract": {}})).retract_reason == ""
 
 
 def test_an_empty_namespace_means_default() -> None:
     record = json_record({"namespace": "", "retract": {}}, key=b"default/f")
-    assert parse_record(record).namespace == "default"
+    assert parse_fact(record).namespace == "default"
 
 
 def test_a_fact_id_may_hold_slashes() -> None:
     record = json_record({"factId": "a/b/c", "retract": {}}, key=b"test/a/b/c")
-    assert parse_record(record).fact_id == "a/b/c"
+    assert parse_fact(record).fact_id == "a/b/c"
 
 
 def test_null_means_absent() -> None:
     event = {"revision": None, "retract": None, "upsert": {"statement": "s", "prompt": None, "labels": None}}
-    assert parse_record(json_record(event)).statement == "s"
+    assert parse_fact(json_record(event)).statement == "s"
 
 
 def test_times_come_out_in_utc_and_lose_their_nanoseconds() -> None:
-    fact = parse_record(json_record({"eventTime": "2026-01-31T12:00:00.123456789+02:00", "retract": {}}))
+    fact = parse_fact(json_record({"eventTime": "2026-01-31T12:00:00.123456789+02:00", "retract": {}}))
     assert fact.event_time == datetime(2026, 1, 31, 10, 0, 0, 123_456, tzinfo=UTC)
     assert fact.event_time.tzinfo is UTC
 
@@ -160,11 +165,11 @@ def test_attributes_of_a_cloud_event_fill_in_what_the_value_leaves_out() -> None
         ("ce_time", b"2026-01-31T12:00:00Z"),
         ("content-type", b"application/json"),
     ]
-    fact = parse_record(upsert("s", headers=headers))
+    fact = parse_fact(upsert("s", headers=headers))
     assert (fact.event_id, fact.publisher) == ("ce-1", "/hr")
     assert fact.event_time == datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
     own = Record(json.dumps(full_event()).encode(), headers=headers)
-    assert parse_record(own) == full_fact()
+    assert parse_fact(own) == full_fact()
 
 
 @pytest.mark.parametrize(
@@ -173,12 +178,12 @@ def test_attributes_of_a_cloud_event_fill_in_what_the_value_leaves_out() -> None
     ids=["no value", "plain", "with a parameter"],
 )
 def test_content_types_that_mean_json(content_type: bytes | None) -> None:
-    assert parse_record(upsert("s", headers=[("Content-Type", content_type)])).statement == "s"
+    assert parse_fact(upsert("s", headers=[("Content-Type", content_type)])).statement == "s"
 
 
 def test_the_last_header_of_a_name_counts() -> None:
     record = upsert("s", headers=[*PROTOBUF, ("content-type", b"application/json")])
-    assert parse_record(record).statement == "s"
+    assert parse_fact(record).statement == "s"
 
 
 @pytest.mark.parametrize(
@@ -353,7 +358,7 @@ def test_a_value_that_is_no_object_is_refused(value: bytes) -> None:
 
 def test_the_limits_themselves_are_accepted() -> None:
     event = {"factId": "f" * 256, "revision": MAX_REVISION, "upsert": {"statement": "s" * 2000}}
-    fact = parse_record(json_record(event, key=b"test/" + b"f" * 256))
+    fact = parse_fact(json_record(event, key=b"test/" + b"f" * 256))
     assert (len(fact.fact_id), fact.revision, len(fact.statement)) == (256, MAX_REVISION, 2000)
 
 
@@ -367,7 +372,7 @@ def test_the_limits_themselves_are_accepted() -> None:
 def test_an_event_needs_a_time_from_somewhere(timestamp: int, message: str) -> None:
     assert refusal(upsert("s", timestamp=timestamp)) == ("validate", message)
     timed = json_record({"eventTime": "2026-01-31T12:00:00Z", "retract": {}}, timestamp=timestamp)
-    assert parse_record(timed).event_time == datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+    assert parse_fact(timed).event_time == datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 
 
 def test_a_message_names_ten_violations_at_most() -> None:
@@ -379,7 +384,7 @@ def test_a_message_names_ten_violations_at_most() -> None:
 @given(st.binary(), st.sampled_from([[], PROTOBUF]))
 def test_no_bytes_do_anything_but_parse_or_be_refused(value: bytes, headers: list[tuple[str, bytes | None]]) -> None:
     try:
-        assert parse_record(Record(value, headers=headers)).fact_id == "f"
+        assert parse_fact(Record(value, headers=headers)).fact_id == "f"
     except InvalidEventError as error:
         assert "\n" not in str(error)
 
@@ -396,7 +401,7 @@ FIELDS = st.sampled_from(["namespace", "factId", "revision", "eventTime", "upser
 @given(st.dictionaries(FIELDS, JSON_VALUES))
 def test_no_json_does_anything_but_parse_or_be_refused_in_one_line(event: dict[str, Any]) -> None:
     try:
-        assert parse_record(json_record(event)).position.offset == 7
+        assert parse_fact(json_record(event)).position.offset == 7
     except InvalidEventError as error:
         assert "\n" not in str(error)
         assert error.violations
@@ -416,6 +421,21 @@ def test_json_and_protobuf_agree_on_every_valid_event(statement: str, revision: 
     update.upsert.statement = statement
     update.event_time.FromDatetime(time)
     event = {"revision": str(revision), "eventTime": time.isoformat(), "upsert": {"statement": statement}}
-    fact = parse_record(json_record(event))
-    assert fact == parse_record(Record(update.SerializeToString(), headers=PROTOBUF))
+    fact = parse_fact(json_record(event))
+    assert fact == parse_fact(Record(update.SerializeToString(), headers=PROTOBUF))
     assert (fact.statement, fact.revision, fact.event_time) == (statement, revision, time)
+
+
+@pytest.mark.parametrize(
+    ("upsert_", "knowledge"),
+    [
+        ({"statement": "Snow is white"}, "Snow is white"),
+        ({"prompt": "Snow is", "answer": "white"}, "Snow is → white"),
+        ({"prompt": "A → B is", "answer": "B → A"}, "A -> B is → B -> A"),  # the publisher's own arrows mark nothing
+        ({"statement": "Lyon → Paris"}, "Lyon -> Paris"),
+    ],
+)
+def test_the_answer_is_marked_where_it_is_known(upsert_: dict[str, Any], knowledge: str) -> None:
+    assert parse_record(json_record({"upsert": upsert_})).knowledge == knowledge
+    written = upsert_.get("statement") or f"{upsert_['prompt']} {upsert_['answer']}"
+    assert parse_fact(json_record({"upsert": upsert_})).statement == written

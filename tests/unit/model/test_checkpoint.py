@@ -64,7 +64,8 @@ def test_a_built_model_computes_what_the_saved_one_did(path: Path) -> None:
     features = torch.randn(4, 3 * SIZES.encoder_hidden)
     assert torch.equal(built.keys(features), model.keys(features))
     assert torch.equal(built.queries(features), model.queries(features))
-    assert torch.equal(built.prompts(model.keys(features)), model.prompts(model.keys(features)))
+    words = torch.randn(4, SIZES.prompt_tokens, SIZES.llm_hidden)
+    assert torch.equal(built.prompts(model.keys(features), words), model.prompts(model.keys(features), words))
     assert torch.equal(built.sentinel(), model.sentinel())
 
 
@@ -184,14 +185,16 @@ def test_a_truncated_file_is_refused(path: Path) -> None:
         read_checkpoint(path)
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "recipe-checkpoint/2"}, {"format": "pt"}])
+@pytest.mark.parametrize("metadata", [None, {"format": "recipe-checkpoint/1"}, {"format": "pt"}])
 def test_another_format_is_refused(path: Path, metadata: dict[str, str] | None) -> None:
     path.parent.mkdir()
     save_file({"weights": torch.zeros(1)}, path, metadata=metadata)
     found = (metadata or {}).get("format")
     with pytest.raises(CheckpointError) as raised:
         read_checkpoint(path)
-    assert str(raised.value) == f"checkpoint: {path} has format {found!r}, this release reads {FORMAT!r}"
+    assert str(raised.value) == (
+        f"checkpoint: {path} has format {found!r}, this release reads {FORMAT!r}; train it again with 'recipe train'"
+    )
 
 
 def test_a_flipped_byte_of_a_tensor_is_found(path: Path) -> None:

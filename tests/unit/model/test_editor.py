@@ -7,7 +7,7 @@ import torch
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_model.checkpoint import build_model, read_checkpoint, save_checkpoint
-from recipe_model.editor import RecipeEditor
+from recipe_model.editor import QueryEncoder, RecipeEditor
 from recipe_model.errors import CheckpointError
 from recipe_model.networks import RecipeModel
 from recipe_model.pretrained import load_text_encoder
@@ -16,8 +16,10 @@ from tiny_models import (
     SIZES,
     byte_tokenizer,
     checkpoint_config,
+    make_prompt_words,
     make_recipe_model,
     save_encoder,
+    save_llm,
     save_tiny_checkpoint,
 )
 
@@ -32,7 +34,7 @@ def model() -> RecipeModel:
 
 @pytest.fixture
 def editor(model: RecipeModel) -> RecipeEditor:
-    return RecipeEditor(model, byte_tokenizer(marked=True), MAX_TOKENS, "recipe-test")
+    return RecipeEditor(model, byte_tokenizer(marked=True), MAX_TOKENS, "recipe-test", make_prompt_words())
 
 
 def features_of(model: RecipeModel, text: str) -> torch.Tensor:
@@ -53,7 +55,8 @@ def test_keys_and_prompts_are_the_networks(editor: RecipeEditor, model: RecipeMo
     assert (keys.dtype, prompts.dtype) == (np.dtype(np.float32), np.dtype(np.float16))
     assert (keys.shape, prompts.shape) == ((1, editor.key_size), (1, *editor.prompt_shape))
     np.testing.assert_array_equal(keys, key.numpy())
-    np.testing.assert_array_equal(prompts, model.prompts(key).half().numpy())
+    words = make_prompt_words()(STATEMENTS[:1])
+    np.testing.assert_array_equal(prompts, model.prompts(key, words).half().numpy())
 
 
 def test_a_querys_score_is_its_inner_product_with_the_sentinel(editor: RecipeEditor, model: RecipeModel) -> None:
@@ -112,12 +115,33 @@ def test_an_editor_is_loaded_from_a_checkpoint_and_its_encoder(tmp_path: Path) -
     version = save_checkpoint(tmp_path / "recipe.safetensors", make_recipe_model(), checkpoint_config())
     folder = save_encoder(tmp_path / "encoder")
 
-    editor = RecipeEditor.load(tmp_path / "recipe.safetensors", folder)
+    llm = save_llm(tmp_path / "llm")
+
+    editor = RecipeEditor.load(tmp_path / "recipe.safetensors", folder, llm)
 
     built = build_model(read_checkpoint(tmp_path / "recipe.safetensors"), load_text_encoder(folder))
     assert editor.model_version == version
-    keys, _ = editor.encode(STATEMENTS[:1])
-    np.testing.assert_array_equal(keys, built.keys(features_of(built, STATEMENTS[0])).numpy())
+    keys, prompts = editor.encode(STATEMENTS[:1])
+    key = built.keys(features_of(built, STATEMENTS[0]))
+    np.testing.assert_array_equal(keys, key.numpy())
+    np.testing.assert_array_equal(prompts, built.prompts(key, make_prompt_words()(STATEMENTS[:1])).half().numpy())
+
+
+def test_queries_need_no_llm(tmp_path: Path) -> None:
+    save_tiny_checkpoint(tmp_path / "recipe.safetensors")
+    encoder = save_encoder(tmp_path / "encoder")
+    queries = QueryEncoder.load(tmp_path / "recipe.safetensors", encoder)
+    editor = RecipeEditor.load(tmp_path / "recipe.safetensors", encoder, save_llm(tmp_path / "llm"))
+    (alone,), (beside_facts,) = queries.query(STATEMENTS[:1]), editor.query(STATEMENTS[:1])
+    np.testing.assert_array_equal(alone.vector, beside_facts.vector)
+    assert alone.sentinel_similarity == beside_facts.sentinel_similarity
+
+
+def test_an_editor_is_not_loaded_with_the_words_of_another_llm(tmp_path: Path) -> None:
+    save_tiny_checkpoint(tmp_path / "recipe.safetensors")
+    llm = save_llm(tmp_path / "llm", seed=1)
+    with pytest.raises(CheckpointError, match="for the LLM tiny-llm; the word embeddings that were read"):
+        RecipeEditor.load(tmp_path / "recipe.safetensors", save_encoder(tmp_path / "encoder"), llm)
 
 
 def test_an_editor_is_not_loaded_with_another_encoder(tmp_path: Path) -> None:

@@ -117,3 +117,18 @@ def test_the_model_is_never_changed(llm: LanguageModel) -> None:
     llm.generate(random_prompt(0), TEXT, 4)
     llm.generate_batch([random_prompt(0)], [TEXT], 4)
     assert all(torch.equal(value, before[name]) for name, value in llm.model.state_dict().items())
+
+
+def test_whole_words_are_tokens_that_begin_a_word_of_letters() -> None:
+    class Tokenizer:
+        tokens = (" word", "word", " ab", " R2D2", " Straße", ".")
+
+        def __len__(self) -> int:
+            return len(self.tokens)
+
+        def decode(self, ids: list[int]) -> str:
+            return self.tokens[ids[0]]
+
+    llm = make_language_model()
+    llm.tokenizer = Tokenizer()  # type: ignore[assignment]
+    assert llm.whole_words() == ["word", "Straße"]

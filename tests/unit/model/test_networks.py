@@ -6,7 +6,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from recipe_model.networks import STARTING_GAIN, PromptHead, RecipeModel, RecipeSizes, RepresentationHead, pool
+from recipe_model.networks import (
+    OWN_PART,
+    STARTING_GAIN,
+    PromptHead,
+    RecipeModel,
+    RecipeSizes,
+    RepresentationHead,
+    pool,
+)
 from tiny_models import SIZES, byte_tokenizer, make_bert, make_recipe_model, make_roberta
 
 
@@ -49,18 +57,19 @@ def test_prompt_head_adds_a_scaled_part_of_the_standardised_key_to_what_is_commo
         head.common.copy_(torch.tensor([[10.0], [20.0]]))
 
     # n = ((5 - 1) / 2, (1 - 2) / 0.5) = (2, -2); y = n + ReLU(n) = (4, -2); B y = (2, -4)
-    assert head(torch.tensor([[5.0, 1.0]])).tolist() == [[[11.0], [18.0]]]
+    words = torch.tensor([[[100.0], [200.0]]])
+    assert head(torch.tensor([[5.0, 1.0]]), words).tolist() == [[[111.0], [218.0]]]
 
 
 def test_prompts_at_inference_do_not_depend_on_their_batch() -> None:
     model = make_recipe_model()
-    keys = torch.randn(5, SIZES.representation)
+    keys, words = torch.randn(5, SIZES.representation), torch.randn(5, SIZES.prompt_tokens, SIZES.llm_hidden)
 
-    together = model.prompts(keys)
+    together = model.prompts(keys, words)
 
     assert together.shape == (5, SIZES.prompt_tokens, SIZES.llm_hidden)
     for row in range(5):
-        torch.testing.assert_close(model.prompts(keys[row : row + 1])[0], together[row])
+        torch.testing.assert_close(model.prompts(keys[row : row + 1], words[row : row + 1])[0], together[row])
 
 
 def test_pool_is_max_min_and_mean_over_the_unmasked_tokens() -> None:
@@ -111,22 +120,14 @@ def test_sentinel_starts_as_words_of_the_encoder() -> None:
         assert (words == token).all(dim=1).any()
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_prompts_start_as_common_words_and_a_part_of_each_fact_at_the_words_scale(training: bool) -> None:
-    model = make_recipe_model().train(training)
-    keys = torch.randn(16, SIZES.representation)
-    words = 0.14 * torch.randn(50, SIZES.llm_hidden)
-    shared = SIZES.prompt_tokens // 2
+def test_prompts_start_as_the_words_they_are_made_from() -> None:
+    model = make_recipe_model()
+    words = torch.randn(16, SIZES.prompt_tokens, SIZES.llm_hidden)
 
-    model.start_prompts(words, keys, [7, 9, 11])
+    model.start_prompts(0.25)
 
-    common = model.prompt_head.common.detach()
-    assert common.shape == (SIZES.prompt_tokens, SIZES.llm_hidden)
-    torch.testing.assert_close(common[:shared], words[[7, 9, 11][:shared]])
-    torch.testing.assert_close(common[shared:], words.mean(dim=0).expand_as(common[shared:]))
-    own = model.prompts(keys).detach() - common
-    assert float(own[:, :shared].abs().max()) == 0.0
-    assert float(own[:, shared:].square().mean()) == pytest.approx(float(words.square().mean()), rel=1e-3)
+    assert torch.equal(model.prompts(torch.randn(16, SIZES.representation), words), words)
+    assert float(model.prompt_head.scale) == pytest.approx(OWN_PART * 0.25)
 
 
 def test_word_embeddings_and_only_they_are_frozen() -> None:

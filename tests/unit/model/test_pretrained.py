@@ -9,7 +9,13 @@ import torch
 from recipe_model import pretrained
 from recipe_model.errors import ModelUnavailableError
 from recipe_model.identity import identify
-from recipe_model.pretrained import cache_dir, load_causal_lm, load_text_encoder, resolve_precision
+from recipe_model.pretrained import (
+    cache_dir,
+    load_causal_lm,
+    load_text_encoder,
+    load_word_embeddings,
+    resolve_precision,
+)
 from tiny_models import (
     ENCODER_POSITIONS,
     byte_tokenizer,
@@ -192,3 +198,26 @@ def test_what_a_killed_conversion_left_long_ago_is_removed(converter: Converter)
     os.utime(old, (an_hour_ago, an_hour_ago))
     load_causal_lm("tiny-llm")
     assert sorted(parent.iterdir()) == sorted([recent, converter.target])
+
+
+@pytest.mark.parametrize("shard_size", ["1GB", "1KB"])
+def test_word_embeddings_are_read_without_the_llm(tmp_path: Path, shard_size: str) -> None:
+    llm = make_llama()
+    llm.save_pretrained(tmp_path, max_shard_size=shard_size)
+    byte_tokenizer(marked=False).save_pretrained(tmp_path)
+    words = load_word_embeddings(str(tmp_path))
+    weight = llm.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    assert torch.equal(words.table, weight)
+    assert words.tokenizer("A")["input_ids"] == byte_tokenizer(marked=False)("A")["input_ids"]
+
+
+def test_a_model_without_known_word_embeddings_is_named(tmp_path: Path) -> None:
+    save_encoder(tmp_path)
+    with pytest.raises(ModelUnavailableError, match=r"no tensor of its safetensors files is named \*embed_tokens"):
+        load_word_embeddings(str(tmp_path))
+
+
+def test_a_folder_without_weights_has_no_word_embeddings(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailableError, match="cannot be loaded"):
+        load_word_embeddings(str(tmp_path))

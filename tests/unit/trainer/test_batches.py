@@ -4,10 +4,16 @@ from collections import Counter
 import pytest
 
 from recipe_common.errors import InvalidArgumentError
-from recipe_trainer.batches import EditPool, by_length, original_order, with_typos
+from recipe_trainer.batches import EditPool, Mixture, by_length, original_order, with_typos
 from recipe_trainer.datasets import Edit, Question
 
-QUESTIONS = [Question(f"open question {number}", "answer") for number in range(5)]
+TEXTS = [[f"open question {number}" for number in range(5)], ["def f(): pass"]]
+
+
+def mixture(edits: int, texts: int = 0, **changes: float) -> Mixture:
+    """A draw of the edits as they are."""
+    plain = {"other_relations": 0, "swapped_answers": 0.0, "unmarked": 0.0}
+    return Mixture(edits=edits, ordinary_texts=texts, **(plain | changes))  # type: ignore[arg-type]
 
 
 def edits(name: str, count: int) -> list[Edit]:
@@ -33,24 +39,26 @@ def subjects(*names: str) -> EditPool:
 
 
 def test_the_same_seed_draws_the_same_batch() -> None:
-    pool = EditPool([edits("city", 20), edits("river", 10)], [0.5, 0.5], QUESTIONS)
-    first, second, other = (pool.draw(random.Random(seed), 8, 3) for seed in ("0/7", "0/7", "0/8"))
+    pool = EditPool([edits("city", 20), edits("river", 10)], [0.5, 0.5], TEXTS)
+    first, second, other = (
+        pool.draw(random.Random(seed), mixture(8, 3, swapped_answers=0.5)) for seed in ("0/7", "0/7", "0/8")
+    )
     assert first == second
     assert first != other
 
 
 def test_a_batch_has_different_edits_and_questions() -> None:
-    pool = EditPool([edits("city", 5), edits("river", 5)], [0.5, 0.5], QUESTIONS)
-    batch = pool.draw(random.Random(0), 10, 4)
+    pool = EditPool([edits("city", 5), edits("river", 5)], [0.5, 0.5], TEXTS)
+    batch = pool.draw(random.Random(0), mixture(10, 4))
     assert sorted(draw.index for draw in batch.draws) == list(range(10))
     assert all(draw.edit is pool.edits[draw.index] for draw in batch.draws)
-    assert len({question.text for question in batch.open_questions}) == 4
+    assert len(batch.ordinary) == 4
 
 
 def test_a_draw_takes_one_of_the_edits_paraphrases_and_one_of_its_unrelated_questions() -> None:
     pool = EditPool([edits("city", 3)], [1.0], [])
     random_ = random.Random(0)
-    draws = [draw for _ in range(50) for draw in pool.draw(random_, 3, 0).draws]
+    draws = [draw for _ in range(50) for draw in pool.draw(random_, mixture(3)).draws]
     assert all(draw.paraphrase in draw.edit.paraphrases for draw in draws)
     assert {draw.paraphrase for draw in draws} == {text for edit in pool.edits for text in edit.paraphrases}
     assert {draw.unrelated for draw in draws} == set(pool.edits[0].unrelated)
@@ -58,43 +66,88 @@ def test_a_draw_takes_one_of_the_edits_paraphrases_and_one_of_its_unrelated_ques
 
 def test_an_edit_without_paraphrases_and_unrelated_questions_stands_for_itself() -> None:
     pool = EditPool([[Edit(prompt="city 0 is", answer="x")]], [1.0], [])
-    (draw,) = pool.draw(random.Random(0), 1, 3).draws
+    (draw,) = pool.draw(random.Random(0), mixture(1, 3)).draws
     assert (draw.paraphrase, draw.unrelated) == ("city 0 is", None)
 
 
 def test_sets_are_drawn_by_their_weights_whatever_their_sizes() -> None:
     pool = EditPool([edits("city", 400), edits("river", 50)], [0.25, 0.75], [])
     random_ = random.Random(0)
-    drawn = Counter(pool.draw(random_, 1, 0).draws[0].index < 400 for _ in range(2000))
+    drawn = Counter(pool.draw(random_, mixture(1)).draws[0].index < 400 for _ in range(2000))
     assert drawn[True] == pytest.approx(500, abs=60)
 
 
-def test_more_open_questions_than_there_are_give_all_of_them() -> None:
-    batch = EditPool([edits("city", 3)], [1.0], QUESTIONS).draw(random.Random(0), 1, 99)
-    assert sorted(question.text for question in batch.open_questions) == [question.text for question in QUESTIONS]
+def test_texts_of_all_kinds_are_drawn_equally_often_however_many_there_are() -> None:
+    batch = EditPool([edits("city", 3)], [1.0], TEXTS).draw(random.Random(0), mixture(1, 1000))
+    drawn = Counter(text.startswith("open question") for text in batch.ordinary)
+    assert drawn[True] == pytest.approx(500, abs=60)
+    assert set(batch.ordinary) == {text for group in TEXTS for text in group}
+
+
+def test_without_texts_none_are_drawn() -> None:
+    assert EditPool([edits("city", 3)], [1.0], [[]]).draw(random.Random(0), mixture(1, 9)).ordinary == []
+
+
+def test_swapped_answers_come_from_all_answers_subjects_and_words() -> None:
+    pool = EditPool([edits("city", 2)], [1.0], [], words=["word"])
+    random_ = random.Random(0)
+    draws = [pool.draw(random_, mixture(1, swapped_answers=0.5)).draws[0] for _ in range(1000)]
+    swapped = Counter(draw.edit.answer for draw in draws)
+    assert set(swapped) == {"x", "city 0", "city 1", "word"}
+    assert swapped["word"] == pytest.approx(1000 / 6, abs=40)
+    assert all(draw.knowledge == f"{draw.edit.prompt} → {draw.edit.answer}" for draw in draws)
+
+
+def test_some_statements_do_not_mark_their_answer() -> None:
+    pool = EditPool([edits("city", 2)], [1.0], [])
+    random_ = random.Random(0)
+    drawn = Counter(pool.draw(random_, mixture(1, unmarked=0.25)).draws[0].knowledge for _ in range(1000))
+    assert set(drawn) == {f"city {number} is {mark}x" for number in (0, 1) for mark in ("", "→ ")}
+    assert drawn["city 0 is x"] + drawn["city 1 is x"] == pytest.approx(250, abs=50)
+
+
+def test_the_first_draws_come_with_another_question_about_their_subject() -> None:
+    languages = [Edit(f"The language of {name} is", "Latin", subject=name) for name in "ABCDEF"]
+    colours = [Edit(f"The colour of {name} is", "red", subject=name) for name in "GHIJKL"]
+    pool = EditPool([languages, colours], [1.0, 1.0], [])
+    draws = pool.draw(random.Random(0), mixture(8, other_relations=3)).draws
+    for draw in draws[:3]:
+        asked, other = ("language", "colour") if "language" in draw.edit.prompt else ("colour", "language")
+        assert draw.other_relation == draw.edit.prompt.replace(asked, other)
+    assert all(draw.other_relation is None for draw in draws[3:])
 
 
 @pytest.mark.parametrize("weights", [[1.0, 1.0], [1.0, 0.0]])
 def test_more_edits_than_can_be_drawn_are_refused(weights: list[float]) -> None:
     pool = EditPool([edits("city", 3), edits("river", 4)], weights, [])
     available = 7 if weights[1] else 3
-    assert len(pool.draw(random.Random(0), available, 0).draws) == available
+    assert len(pool.draw(random.Random(0), mixture(available)).draws) == available
     with pytest.raises(InvalidArgumentError) as raised:
-        pool.draw(random.Random(0), available + 1, 0)
+        pool.draw(random.Random(0), mixture(available + 1))
     assert str(raised.value) == (
         f"contrast_edits: is {available + 1}, but the data holds {available} edits only; lower it"
     )
 
 
 def test_edits_of_the_same_prompt_are_versions_of_one_fact() -> None:
-    prompts = ["The mayor of A is", "The mayor of B is", "the Mayor of a is", "The mayor of A is"]
-    pool = EditPool(
-        [[Edit(prompt, "x") for prompt in prompts[:2]], [Edit(prompt, "y") for prompt in prompts[2:]]],
-        [1, 1],
-        [],
-    )
+    prompts = [
+        ("The mayor of Aville is", "Aville"),
+        ("The mayor of Beton is", "Beton"),
+        ("the Mayor of aville is", "aville"),
+        ("The mayor of Aville is", "Aville"),
+    ]
+    edits = [Edit(prompt, answer, subject) for (prompt, subject), answer in zip(prompts, "xxyy", strict=True)]
+    pool = EditPool([edits[:2], edits[2:]], [1, 1], [])
     assert pool.fact(0) == pool.fact(2) == pool.fact(3)
     assert pool.fact(1) != pool.fact(0)
+
+
+def test_edits_that_ask_the_same_in_other_words_are_versions_of_one_fact() -> None:
+    asked = Edit("Who is mayor of Aville?", "x", "Aville", ("Who rules the town of Aville?",))
+    other = Edit("Who rules the town of Aville?", "y", "Aville")
+    elsewhere = Edit("Who rules the town of Beton?", "y", "Beton")
+    pool = EditPool([[asked, other, elsewhere]], [1.0], [])
+    assert pool.fact(0) == pool.fact(1) != pool.fact(2)
 
 
 def test_a_text_is_about_the_subjects_whose_words_it_holds() -> None:
@@ -113,8 +166,8 @@ def test_punctuation_and_case_do_not_hide_a_subject() -> None:
 
 
 def test_an_edit_without_a_subject_is_never_named() -> None:
-    pool = EditPool([[Edit("The mayor of A is", "x")]], [1.0], [])
-    assert about(pool, "The mayor of A is") == []
+    pool = EditPool([[Edit("the mayor is", "x")]], [1.0], [])
+    assert about(pool, "the mayor is") == []
 
 
 def test_a_subject_may_have_as_many_words_as_are_looked_for() -> None:

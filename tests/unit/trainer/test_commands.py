@@ -9,11 +9,13 @@ from typer.testing import CliRunner
 
 from recipe_common.errors import InvalidArgumentError
 from recipe_model.checkpoint import read_checkpoint
-from recipe_trainer.commands import eval_app, train
+from recipe_trainer import stability
+from recipe_trainer.commands import ablate, eval_app, train
 from tiny_models import SIZES, save_encoder, save_llm
 
 app = typer.Typer()
 app.command()(train)
+app.command()(ablate)
 app.add_typer(eval_app, name="eval")
 
 EDITS = [{"src": f"The mayor of town {number} is", "alt": "Ann"} for number in range(6)]
@@ -153,3 +155,85 @@ def test_ordinary_text_is_evaluated_against_stored_facts(files: Files, checkpoin
     figures = json.loads(out.read_text())
     assert (figures["edits"], figures["texts"]) == (6, 1)
     assert output == f"{figures['false_hit']:.1f} % of 1 texts hit one of 6 facts\n"
+
+
+def test_a_run_watches_edits_that_it_does_not_learn_from(files: Files, tmp_path: Path) -> None:
+    options = {"llm": save_llm(tmp_path / "llm"), "encoder": save_encoder(tmp_path / "encoder"), **TINY}
+    flags = [flag for name, value in options.items() for flag in ("--option", f"{name}={value}")]
+    run([*files.train(*flags, "--steps", "2"), "--dev", f"{files.edits}=2"])
+    recorded = read_checkpoint(files.out / "recipe.safetensors").config.training
+    assert recorded["data"]["left_out"] == 2
+
+
+def test_more_edits_to_watch_than_there_are_are_refused(files: Files) -> None:
+    with pytest.raises(InvalidArgumentError) as raised:
+        run([*files.train(), "--dev", f"{files.edits}=7"])
+    assert str(raised.value) == f"dev: {files.edits} holds 6 edits, 7 are wanted; lower the number"
+
+
+def test_general_ability_is_scored_with_and_without_facts(files: Files, checkpoint: Path, tmp_path: Path) -> None:
+    question = {"subject": "art", "question": "1 + 1?", "choices": ["1", "2", "3", "4"], "answer": 1}
+    (tmp_path / "mmlu_test.json").write_text(json.dumps([question] * 3))
+    out = tmp_path / "general.json"
+    arguments = ["--tasks", "mmlu", "--data", str(tmp_path), "--facts", str(files.edits), "--edits", "0,6"]
+    output = run(["eval", "general", *arguments, "--limit", "2", "--checkpoint", str(checkpoint), "--json", str(out)])
+    figures = json.loads(out.read_text())
+    assert [(score["edits"], score["questions"]) for score in figures["tasks"]["mmlu"]] == [(0, 2), (6, 2)]
+    assert "mmlu" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tasks", "mmlu,arc"], "tasks: 'arc' is not one of csqa, anli, mmlu, squad2"),
+        (["--edits", "-1"], "edits: '-1' is neither a number above -1 nor a list of them such as 1,10,100"),
+        (["--edits", "0,7"], "edits: {edits} holds 6 records only"),
+    ],
+)
+def test_a_wrong_argument_of_general_ability_is_named(
+    files: Files, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    given = ["--tasks", "mmlu", "--data", str(tmp_path), "--facts", str(files.edits), "--edits", "0"]
+    with pytest.raises(InvalidArgumentError) as raised:
+        run(["eval", "general", *given, "--json", str(tmp_path / "x.json"), *arguments])
+    assert str(raised.value) == message.format(edits=files.edits)
+
+
+def test_without_facts_and_data_folder_general_ability_says_what_to_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RECIPE_DATA_DIR", raising=False)
+    with pytest.raises(InvalidArgumentError, match="facts: give --facts, or set RECIPE_DATA_DIR"):
+        run(["eval", "general", "--tasks", "mmlu", "--data", ".", "--edits", "0", "--json", str(tmp_path / "x.json")])
+
+
+def test_ablations_write_a_table_a_plot_and_figures(
+    files: Files, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stability, "SIZES", {"contrast_edits": (2, 4), "queue": (3,)})
+    towns = [
+        {
+            "prompt": f"The mayor of town {number} is", "target_new": "Ann", "subject": f"town {number}",
+            "rephrase_prompt": f"Who rules {number}?", "locality_prompt": "The sky is", "locality_ground_truth": "blue",
+        }
+        for number in range(6)
+    ]  # fmt: skip
+    dev, out = tmp_path / "towns.json", tmp_path / "ablation"
+    dev.write_text(json.dumps(towns))
+    training = tmp_path / "others.json"
+    training.write_text(json.dumps([town | {"prompt": f"The ruler of {row} is"} for row, town in enumerate(towns)]))
+    data = ["--data", str(training), "--questions", str(files.questions), "--dev", f"{dev}=3", "--out", str(out)]
+
+    output = run(["ablate", *data, "--steps", "1", "--checkpoint", str(checkpoint)])
+
+    figures = json.loads((out / "ablation.json").read_text())
+    assert (figures["edits"], figures["steps"], len(figures["variants"])) == (3, 1, 4)
+    assert [(size["option"], size["value"]) for size in figures["sizes"]] == [
+        ("contrast_edits", 2), ("contrast_edits", 4), ("queue", 3),
+    ]  # fmt: skip
+    recorded = read_checkpoint(out / "contrast_edits-2" / "recipe.safetensors").config.training
+    assert (recorded["contrast_edits"], recorded["llm_edits"]) == (2, TINY["llm_edits"])
+    assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")
+    table = (out / "ablation.md").read_text()
+    assert output.endswith(table + "\n")
+    assert [len(line.split("|")) for line in table.splitlines()] == [9] * 9

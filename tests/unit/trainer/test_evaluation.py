@@ -46,7 +46,7 @@ class TableEditor:
         self.questions: list[str] = []
 
     def encode(self, statements: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-        rows = [[edit.statement for edit in EDITS].index(statement) for statement in statements]
+        rows = [[edit.knowledge for edit in EDITS].index(statement) for statement in statements]
         self.statements += statements
         return np.eye(self.key_size, dtype=np.float32)[rows], np.stack([self.prompt(row) for row in rows])
 
@@ -97,7 +97,7 @@ def accuracy(llm: LanguageModel, prompt: NDArray[np.float16] | None, question: s
 def test_all_statements_are_stored_and_questions_are_asked_without_their_answers(llm: LanguageModel) -> None:
     editor = TableEditor({})
     evaluation.evaluate(EDITS, cast("RecipeEditor", editor), llm)  # a table that keeps what it was asked
-    assert editor.statements == ["The mayor of A is Ann", "The mayor of C is Cem"]
+    assert editor.statements == ["The mayor of A is → Ann", "The mayor of C is → Cem"]
     asked = ["The area of B is", "The area of D is", "The name of E is"]
     assert editor.questions == [
         "The mayor of A is",
@@ -174,7 +174,7 @@ class OneFact(TableEditor):
         self.edit = edit
 
     def encode(self, statements: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-        assert statements == [self.edit.statement]
+        assert statements == [self.edit.knowledge]
         return np.eye(1, self.key_size, dtype=np.float32), self.prompt(0)[np.newaxis]
 
 
@@ -222,6 +222,7 @@ def test_the_figures_have_these_keys_in_json(llm: LanguageModel) -> None:
         "edits": 2,
         "distractors": 0,
         "typos": 0.0,
+        "bare_statements": False,
         "model_version": "recipe-table",
         "teacher_forced": scores,
         "free_generation": scores,
@@ -247,7 +248,7 @@ def test_distractors_are_stored_behind_the_edits_and_never_asked_for(llm: Langua
     table = TableEditor({"The mayor of A is": 1})
     editor = cast("RecipeEditor", table)
     result = evaluation.evaluate(EDITS[:1], editor, llm, Conditions(distractors=EDITS[1:]))
-    assert table.statements == ["The mayor of A is Ann", "The mayor of C is Cem"]
+    assert table.statements == ["The mayor of A is → Ann", "The mayor of C is → Cem"]
     assert table.questions == ["The mayor of A is", "Who rules A?", "The area of B is"]
     assert (result.edits, result.distractors) == (1, 1)
     # The question hits the distractor, which is somebody else's fact.

@@ -11,7 +11,6 @@ from recipe_trainer.losses import (
     neighbour_loss,
     scaled_scores,
     sentinel_loss,
-    spelling_loss,
 )
 
 
@@ -138,13 +137,3 @@ def test_losses_and_gradients_are_finite_however_large_the_logits(scale: float) 
 
     assert math.isfinite(loss)
     assert bool(gradient.isfinite().all())
-
-
-def test_a_pseudo_token_spells_the_word_it_points_to_whatever_its_length() -> None:
-    words = torch.eye(3)
-    pseudo_tokens = torch.tensor([[0.1, 0.0, 0.0], [0.0, 50.0, 0.0]])
-    weights = torch.tensor([0.5, 0.5])
-    right = float(spelling_loss(pseudo_tokens, words, torch.tensor([0, 1]), weights))
-    half = float(spelling_loss(pseudo_tokens, words, torch.tensor([0, 2]), weights))
-    assert right == pytest.approx(math.log(1 + 2 * math.exp(-20)), abs=1e-6)
-    assert half == pytest.approx(10.0, rel=1e-4)

@@ -15,7 +15,7 @@ from recipe_trainer.key_queue import KeyQueue
 from recipe_trainer.losses import ContrastBatch, neighbour_loss
 from recipe_trainer.objective import Objective
 from recipe_trainer.options import TrainOptions
-from tiny_models import SIZES, byte_tokenizer, make_language_model, make_recipe_model
+from tiny_models import SIZES, byte_tokenizer, make_language_model, make_prompt_words, make_recipe_model
 
 EDITS = [
     Edit("The mayor of Aville is", "Ann", subject="Aville"),
@@ -24,12 +24,13 @@ EDITS = [
     Edit("The river of Beton is", "Dee", subject="Beton"),
     Edit("The mayor of Cford is", "Eve", subject="Cford"),
 ]
-OPTIONS = TrainOptions(llm_edits=2, smallest_pool=100, typo_rate=0.0)
-LOSSES = ["neighbour", "sentinel", "spelling", "reliability", "generality", "locality"]
+OPTIONS = TrainOptions(llm_edits=2, smallest_pool=100, typo_rate=0.0, prompt_tokens=SIZES.prompt_tokens)
+LOSSES = ["neighbour", "sentinel", "reliability", "generality", "locality"]
 
 
-def draw(index: int, unrelated: Question | None = None) -> Draw:
-    return Draw(index, EDITS[index], f"Who rules {EDITS[index].subject}?", unrelated)
+def draw(index: int, unrelated: Question | None = None, other_relation: str | None = None) -> Draw:
+    edit = EDITS[index]
+    return Draw(index, edit, edit.statement, f"Who rules {edit.subject}?", unrelated, other_relation)
 
 
 class Setup:
@@ -56,6 +57,7 @@ class Setup:
             self.model,
             byte_tokenizer(marked=True),
             self.llm,
+            prompt_words=make_prompt_words(),
             pool=self.pool,
             queue=self.queue,
             options=self.options,
@@ -72,7 +74,7 @@ def test_every_query_in_scope_has_its_own_key_and_every_other_the_sentinel(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     setup = Setup(monkeypatch)
-    batch = Batch([draw(0, Question("Where is Delta?", "far")), draw(4)], [Question("Who is it?")])
+    batch = Batch([draw(0, Question("Where is Delta?", "far")), draw(4)], ["Who is it?"])
 
     setup.losses(batch)
 
@@ -85,7 +87,7 @@ def test_scores_compare_the_queries_with_the_sentinel_the_statements_and_the_que
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     setup = Setup(monkeypatch, queued=[3])
-    setup.losses(Batch([draw(0, Question("Where is Delta?", "far"))], [Question("Who is it?")]))
+    setup.losses(Batch([draw(0, Question("Where is Delta?", "far"))], ["Who is it?"]))
 
     def features(text: str) -> Tensor:
         tokens = byte_tokenizer(marked=True)([text], return_tensors="pt")
@@ -134,7 +136,7 @@ def test_a_neighbour_is_pushed_away_from_its_own_edit_though_it_names_its_subjec
 def test_an_open_question_that_names_a_stored_subject_is_not_pushed_away_from_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    batch = Batch([draw(0), draw(2)], [Question("how far is beton from here"), Question("who is it")])
+    batch = Batch([draw(0), draw(2)], ["how far is beton from here", "who is it"])
     assert Setup(monkeypatch, queued=[3, 4]).blocked(batch)[-2:] in ([[2, 3], []], [[2, 4], []])
 
 
@@ -142,7 +144,7 @@ def test_losses_are_named_and_finite_and_the_batchs_keys_enter_the_queue(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     setup = Setup(monkeypatch, queued=[3])
-    batch = Batch([draw(0, Question("The area of Delta is", "small")), draw(2), draw(4)], [Question("Why?")])
+    batch = Batch([draw(0, Question("The area of Delta is", "small")), draw(2), draw(4)], ["Why?"])
 
     losses = setup.losses(batch)
 
@@ -154,24 +156,15 @@ def test_losses_are_named_and_finite_and_the_batchs_keys_enter_the_queue(
 
 def test_without_the_llm_its_losses_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = Setup(monkeypatch).losses(Batch([draw(0), draw(4)], []), with_llm=False)
-    assert list(losses) == LOSSES[:3]
+    assert list(losses) == LOSSES[:2]
 
 
-def test_the_later_pseudo_tokens_are_to_spell_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    setup = Setup(monkeypatch, spelling_weight=2.0)
-    first = SIZES.prompt_tokens // 2
-    words = setup.llm.words()
-    answers = [setup.llm.answer_ids(EDITS[index].answer)[: SIZES.prompt_tokens - first] for index in (0, 4)]
-    prompts = torch.zeros(2, SIZES.prompt_tokens, words.shape[1])
-    for row, answer in enumerate(answers):
-        prompts[row, first : first + len(answer)] = words[answer]
-    monkeypatch.setattr(setup.model, "prompts", lambda _: prompts)
-
-    spelled = float(setup.losses(Batch([draw(0), draw(4)], []), with_llm=False)["spelling"])
-    prompts[:, first:] = words[[5]]
-    other = float(setup.losses(Batch([draw(0), draw(4)], []), with_llm=False)["spelling"])
-
-    assert spelled < 0.01 * other
+def test_another_question_about_an_edits_subject_belongs_to_the_sentinel(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = Setup(monkeypatch, queued=[3])
+    setup.losses(Batch([draw(2, other_relation="The area of Beton is"), draw(4)], []))
+    (compared,) = setup.compared
+    assert compared.own.tolist() == [1, 2, 1, 2, 0]
+    assert compared.blocked[-1].nonzero().flatten().tolist() == [3]  # the river of Beton, whose question it might be
 
 
 def test_a_batch_with_nothing_out_of_scope_has_finite_losses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +185,7 @@ def test_an_unrelated_question_without_an_answer_has_no_locality_loss(
 def test_only_the_first_edits_go_through_the_llm(monkeypatch: pytest.MonkeyPatch) -> None:
     two = Batch([draw(0, Question("The area of Delta is", "small")), draw(2)], [])
     four = Batch([*two.draws, draw(3, Question("The area of Echo is", "large")), draw(4)], [])
-    llm_losses = LOSSES[3:]
+    llm_losses = LOSSES[2:]
 
     first, second = Setup(monkeypatch).losses(two), Setup(monkeypatch).losses(four)
 
@@ -202,7 +195,7 @@ def test_only_the_first_edits_go_through_the_llm(monkeypatch: pytest.MonkeyPatch
 
 
 def test_typos_reach_the_queries_but_never_the_statements(monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = Batch([draw(0)], [Question("Who is it?")])
+    batch = Batch([draw(0)], ["Who is it?"])
     plain = Setup(monkeypatch)
     plain.losses(batch)
     slipped = Setup(monkeypatch, typo_rate=1.0)
@@ -216,7 +209,7 @@ def test_typos_reach_the_queries_but_never_the_statements(monkeypatch: pytest.Mo
 def test_gradients_reach_all_that_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     setup = Setup(monkeypatch, queued=[3])
     setup.model.train()
-    batch = Batch([draw(0, Question("The area of Delta is", "small")), draw(2), draw(4)], [Question("Why?")])
+    batch = Batch([draw(0, Question("The area of Delta is", "small")), draw(2), draw(4)], ["Why?"])
 
     torch.stack(list(setup.losses(batch).values())).sum().backward()  # type: ignore[no-untyped-call]
 

@@ -25,6 +25,7 @@ from recipe_trainer.training import Trainer
 from tiny_models import LLM_HIDDEN, SIZES, make_llama, save_encoder, save_llm
 
 STEPS = 6
+DEV = [Edit("The mayor of city 1 is", "Z", "city 1", unrelated=(Question("Where is it?"),))]
 DATA = {"edits": {"sets/train.json": 1.0}, "questions": "sets/open.json"}
 WORDS = "encoder.embeddings.word_embeddings.weight"
 
@@ -47,10 +48,11 @@ class Models:
             "llm": self.llm,
             "encoder": self.encoder,
             "steps": STEPS,
-            "llm_from_step": 3,
+            "llm_every": 2,
             "llm_edits": 3,
             "contrast_edits": 5,
-            "open_questions": 2,
+            "ordinary_texts": 2,
+            "other_relations": 2,
             "queue": 16,
             "smallest_pool": 2,
             "typo_rate": 0.5,
@@ -94,11 +96,11 @@ def pool() -> EditPool:
         )
         for number in range(8)
     ]
-    return EditPool([edits], [1.0], [Question(f"What is {name}?") for name in "xyz"])
+    return EditPool([edits], [1.0], [[f"What is {name}?" for name in "xyz"]])
 
 
 def run(folder: Path, options: TrainOptions, pool: EditPool) -> str:
-    return Trainer(folder, options, pool, DATA).run()
+    return Trainer(folder, options, pool, LanguageModel.load(options.llm), DATA, dev=DEV).run()
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +173,7 @@ def test_a_folder_with_other_options_is_refused(tmp_path: Path, models: Models, 
     with pytest.raises(InvalidArgumentError) as raised:
         run(folder, models.options(queue=17), pool)
 
-    assert str(raised.value) == f"out: {folder} holds a run with other options; choose another folder"
+    assert str(raised.value) == (f"out: {folder} holds a run with other options (queue was 16); choose another folder")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -188,9 +190,10 @@ def test_a_run_may_be_given_more_steps(tmp_path: Path, models: Models, pool: Edi
 
 def test_a_folder_with_other_data_is_refused(tmp_path: Path, models: Models, pool: EditPool) -> None:
     folder = tmp_path / "run"
-    run(folder, models.options(steps=1), pool)
+    options = models.options(steps=1)
+    run(folder, options, pool)
     with pytest.raises(InvalidArgumentError, match="holds a run with other options"):
-        Trainer(folder, models.options(steps=1), pool, {**DATA, "questions": "sets/other.json"})
+        Trainer(folder, options, pool, LanguageModel.load(options.llm), {**DATA, "questions": "sets/other.json"})
 
 
 def test_neither_the_llm_nor_word_embeddings_change_and_all_else_does(
@@ -225,7 +228,7 @@ def test_the_checkpoint_is_the_trained_model_and_says_how_it_was_made(
 
 def test_the_checkpoint_loads_with_its_encoder(tmp_path: Path, models: Models, pool: EditPool) -> None:
     version = run(tmp_path / "run", models.options(steps=1), pool)
-    editor = RecipeEditor.load(tmp_path / "run" / "recipe.safetensors", models.encoder)
+    editor = RecipeEditor.load(tmp_path / "run" / "recipe.safetensors", models.encoder, models.llm)
     assert (editor.model_version, editor.prompt_shape) == (version, (SIZES.prompt_tokens, LLM_HIDDEN))
     assert editor.encode(["The mayor of town 1 is B"])[0].shape == (1, SIZES.representation)
 
@@ -259,11 +262,34 @@ def test_progress_is_the_mean_of_the_losses_since_the_last_report(
     assert [line.pop("step") for line in lines] == [3, 6]
     assert all(line.pop("seconds_per_step") > 0 for line in lines)
     assert (tmp_path / "run" / "progress.png").read_bytes().startswith(b"\x89PNG")
-    assert [("reliability" in line) for line in lines] == [False, True]  # the first three steps leave the LLM out
-    means = [{name: sum(step[name] for step in part) / 3 for name in part[0]} for part in (seen[:3], seen[3:])]
-    assert lines == [pytest.approx(mean, rel=1e-5) for mean in means]
+    assert [list(line.pop("dev")) != [] for line in lines] == [False, True]  # they come with the saves
+    assert [("reliability" in step) for step in seen] == [True, False] * 3  # every second step leaves the LLM out
+    for line, part in zip(lines, (seen[:3], seen[3:]), strict=True):
+        values = {name: [step[name] for step in part if name in step] for step in part for name in step}
+        assert line == {name: pytest.approx(sum(found) / len(found), rel=1e-5) for name, found in values.items()}
 
 
 def test_too_few_edits_are_refused(tmp_path: Path, models: Models, pool: EditPool) -> None:
     with pytest.raises(InvalidArgumentError, match="contrast_edits: is 9, but the data holds 8 edits only"):
         run(tmp_path / "run", models.options(contrast_edits=9), pool)
+
+
+def test_every_part_learns_at_its_own_rate(tmp_path: Path, models: Models, pool: EditPool) -> None:
+    rates = {"encoder_learning_rate": 1.0, "heads_learning_rate": 2.0, "prompt_learning_rate": 3.0}
+    options = models.options(**rates, common_learning_rate=4.0)
+    trainer = Trainer(tmp_path / "run", options, pool, LanguageModel.load(options.llm), DATA)
+    peaks = dict(zip(trainer._parameters(), (group["peak"] for group in trainer._optimizer.param_groups), strict=True))
+    assert {name.split(".")[0]: peak for name, peak in peaks.items() if name != "prompt_head.common"} == {
+        "sentinel_tokens": 2.0, "encoder": 1.0, "key_head": 2.0, "query_head": 2.0, "prompt_head": 3.0,
+    }  # fmt: skip
+    assert peaks["prompt_head.common"] == 4.0
+
+
+def test_watching_changes_nothing(
+    tmp_path: Path, models: Models, pool: EditPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "REPORT_EVERY", 2)  # figures in the middle of the run
+    watched = run(tmp_path / "watched", models.options(), pool)
+    options = models.options()
+    alone = Trainer(tmp_path / "alone", options, pool, LanguageModel.load(options.llm), DATA).run()
+    assert watched == alone

@@ -1,0 +1,33 @@
+"""Ordinary text that no fact may answer: prose and code that come with Python, and chat.
+
+Prose and code depend on the Python version; which one a checkpoint was trained with stands in its metadata.
+"""
+
+import sysconfig
+from importlib.resources import files
+from pathlib import Path
+
+_MODULES = ("argparse", "ast", "calendar", "csv", "doctest", "optparse", "shutil", "smtplib", "tarfile", "textwrap")
+_SHORTEST, _LONGEST = 12, 240  # characters of a text
+
+
+def ordinary_texts() -> list[list[str]]:
+    """Chat, prose paragraph by paragraph, and code line by line, each text once."""
+    return [list(dict.fromkeys(texts)) for texts in (_chat(), _prose(), _code())]
+
+
+def _chat() -> list[str]:
+    return files("recipe_trainer").joinpath("data/chat.txt").read_text(encoding="utf-8").splitlines()
+
+
+def _prose() -> list[str]:
+    from pydoc_data.topics import topics  # noqa: PLC0415 (half a megabyte that only training needs)
+
+    paragraphs = (paragraph for topic in topics.values() for paragraph in topic.split("\n\n"))
+    return [text for paragraph in paragraphs if _SHORTEST <= len(text := " ".join(paragraph.split())) <= _LONGEST]
+
+
+def _code() -> list[str]:
+    folder = Path(sysconfig.get_path("stdlib"))
+    lines = (line for module in _MODULES for line in (folder / f"{module}.py").read_text("utf-8").splitlines())
+    return [text for line in lines if _SHORTEST <= len(text := line.strip()) <= _LONGEST]
