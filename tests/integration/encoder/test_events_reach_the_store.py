@@ -27,11 +27,14 @@ def test_a_json_event_is_stored_whole_and_can_be_retrieved(harness: EncoderHarne
         },
         "source": {"publisher": "hr", "uri": "https://example.org/12"},
     }
-    statement = "The chief executive of Contoso is Ada Example"
+    statement, encoded = (
+        "The chief executive of Contoso is Ada Example",
+        "The chief executive of Contoso is → Ada Example",
+    )
     with harness.running():
         offset = harness.publish_json("a/b", event, partition=1)
         wait_for(lambda: harness.events("applied") == 1, "the fact")
-    (match,) = harness.store.search(key_of(statement), namespace=harness.namespace, as_of=TIME)
+    (match,) = harness.store.search(key_of(encoded), namespace=harness.namespace, as_of=TIME)
     assert match.fact == Fact(
         namespace=harness.namespace,
         fact_id="a/b",
@@ -48,7 +51,7 @@ def test_a_json_event_is_stored_whole_and_can_be_retrieved(harness: EncoderHarne
         uri="https://example.org/12",
         position=LogPosition(harness.topics.updates, 1, offset),
     )
-    np.testing.assert_array_equal(match.prompt, prompt_of(statement))
+    np.testing.assert_array_equal(match.prompt, prompt_of(encoded))
 
 
 def test_a_binary_protobuf_event_is_stored_like_a_json_one(harness: EncoderHarness) -> None:
