@@ -2,7 +2,7 @@
 
     r_k     = MLP_K(pool(f_rm(k)))      knowledge representation, the key that is searched     [R]
     r~_q    = MLP_Q(pool(f_rm(q)))      query representation                                   [R]
-    p_k     = w_k + MLP_P(r_k)              continuous prompt in the LLM's embedding space         [l, d]
+    p_k     = w_k + MLP_P(r_k)          continuous prompt in the LLM's embedding space         [l, d]
     r_Theta = MLP_K(pool(f_rm(Theta)))  knowledge sentinel, Theta = c trainable pseudo-tokens  [R]
 
 A query hits the fact j = argmax_j r~_q . r_kj exactly when r~_q . r_kj > r~_q . r_Theta.

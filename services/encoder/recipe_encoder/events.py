@@ -78,7 +78,7 @@ def parse_record(record: KafkaRecord) -> ParsedUpdate:
         update = _validated(Update, _decode(record.value, headers.get("content-type")), "validate", "value")
     if (update.namespace, update.fact_id) != (namespace, fact_id):
         raise _invalid("key", "key", "must be namespace/fact_id of the value; correct the one or the other")
-    return _parsed(update, event, record)
+    return ParsedUpdate(_to_fact(update, event, record), update.upsert.knowledge if update.upsert else "")
 
 
 def _parse_key(key: bytes | None) -> tuple[str, str]:
@@ -158,10 +158,6 @@ def _validated(model: type[Model], data: object, stage: Stage, field: str) -> Mo
         return model.model_validate(data)
     except ValidationError as error:
         raise InvalidEventError(stage, violations(error, field)) from error
-
-
-def _parsed(update: Update, event: CloudEvent, record: KafkaRecord) -> ParsedUpdate:
-    return ParsedUpdate(_to_fact(update, event, record), update.upsert.knowledge if update.upsert else "")
 
 
 def _to_fact(update: Update, event: CloudEvent, record: KafkaRecord) -> Fact:

@@ -17,6 +17,7 @@ from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_model.editor import Float32, RecipeEditor
 from recipe_model.language_model import LanguageModel
 from recipe_trainer.datasets import Edit, Question
+from recipe_trainer.evaluation import RetrievalRates
 from recipe_trainer.knowledge_base import BATCH
 from recipe_trainer.progress import with_progress
 from recipe_trainer.scoring import answer_accuracy, teacher_forced_agreement
@@ -42,15 +43,6 @@ VARIANTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
-    """Retrieval's decisions, in percent."""
-
-    right_hit: float
-    paraphrase_right_hit: float
-    false_hit: float
-
-
-@dataclass(frozen=True, slots=True)
 class VariantScores:
     """One variant, in percent; scores are teacher-forced."""
 
@@ -58,7 +50,7 @@ class VariantScores:
     reliability: float
     generality: float
     locality: float
-    rates: Rates
+    rates: RetrievalRates
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +101,9 @@ class Base:
         )
         self.unrelated = self._ask([(row, question) for row, edit in numbered for question in edit.unrelated])
 
-    def rates(self, threshold: float | None) -> Rates:
+    def rates(self, threshold: float | None) -> RetrievalRates:
         """Hits under the sentinel (None) or a static threshold."""
-        return Rates(
+        return RetrievalRates(
             right_hit=100 * float(self.own.right(threshold).mean()),
             paraphrase_right_hit=100 * float(self.rephrased.right(threshold).mean()),
             false_hit=100 * float(self.unrelated.hits(threshold).mean()),

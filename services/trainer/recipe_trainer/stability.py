@@ -7,9 +7,10 @@ from typing import Any
 
 from recipe_model.editor import RecipeEditor
 from recipe_model.language_model import LanguageModel
-from recipe_trainer.ablation import Base, Rates
+from recipe_trainer.ablation import Base
 from recipe_trainer.batches import EditPool
 from recipe_trainer.datasets import Edit
+from recipe_trainer.evaluation import RetrievalRates
 from recipe_trainer.options import TrainOptions
 from recipe_trainer.training import Trainer
 
@@ -22,7 +23,7 @@ class SizeRates:
 
     option: str
     value: int
-    rates: Rates
+    rates: RetrievalRates
 
 
 def evaluate_sizes(

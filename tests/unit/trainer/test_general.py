@@ -52,7 +52,6 @@ def editor_with(*, hits: bool) -> RecipeEditor:
     """Every text that it reads hits a fact, or none does."""
     model = make_recipe_model().requires_grad_(False)
     editor = RecipeEditor(model, byte_tokenizer(marked=True), 128, "recipe-test", make_prompt_words())
-    editor._sentinel = torch.full_like(editor._sentinel, 0.0)
     original = editor.query
 
     def query(questions: Sequence[str]) -> list[Any]:
