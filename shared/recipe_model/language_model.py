@@ -65,6 +65,15 @@ class LanguageModel:
         """Token ids of an answer that continues a question: with a leading space, nothing in front."""
         return list(self.tokenizer(f" {answer.strip()}", add_special_tokens=False)["input_ids"])
 
+    def ending_ids(self, answer: str) -> list[int]:
+        """Token ids of what ends a text behind an answer: a full stop, unless it brings one, and the end of text."""
+        stop = (
+            []
+            if answer.rstrip().endswith((".", "!", "?"))
+            else self.tokenizer(".", add_special_tokens=False)["input_ids"]
+        )
+        return [*stop, self._end_ids()[0]]
+
     def embed(self, ids: Tensor) -> Tensor:
         """Word embeddings: ids [...] to [..., d]."""
         return self.model.get_input_embeddings()(ids)  # type: ignore[no-any-return]

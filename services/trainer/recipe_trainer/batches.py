@@ -13,6 +13,7 @@ from recipe_trainer.datasets import Edit, Question
 from recipe_trainer.wordings import Wordings, with_subject
 
 _WORD = re.compile(r"\w+")
+_NAME = re.compile(r"[A-Z]\w+(?: [A-Z]\w+)*")
 _MAX_SUBJECT_WORDS = 8
 
 
@@ -33,7 +34,7 @@ class Batch:
     """The draws of one step and ordinary texts that nothing stored may answer."""
 
     draws: list[Draw]
-    ordinary: list[str]
+    ordinary: list[tuple[str, int]]  # each with the index of the edit whose subject was put into it, or -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class Mixture:
     edits: int
     other_relations: int
     ordinary_texts: int
+    named_subjects: float
+    versions: int
     swapped_answers: float
     unmarked: float
 
@@ -92,8 +95,9 @@ class EditPool:
             self._one(random_, index, mixture, other_relation=place < mixture.other_relations)
             for place, index in enumerate(chosen)
         ]
+        draws = self._with_versions(random_, draws, mixture.versions)
         wanted = mixture.ordinary_texts if self._texts else 0
-        return Batch(draws, [random_.choice(random_.choice(self._texts)) for _ in range(wanted)])
+        return Batch(draws, [self._ordinary(random_, draws, mixture.named_subjects) for _ in range(wanted)])
 
     def fact(self, index: int) -> int:
         """A number shared by all edits that ask one subject for one relation: they are versions of one fact."""
@@ -113,7 +117,7 @@ class EditPool:
         wordings = edit.paraphrases + self._wordings.same_relation(edit)
         others = self._wordings.other_relations(edit) if other_relation else ()
         if random_.random() < mixture.swapped_answers:
-            edit = replace(edit, answer=random_.choice(random_.choice(self._answers)))
+            edit = replace(edit, answer=self._any_answer(random_))
         return Draw(
             index=index,
             edit=edit,
@@ -123,6 +127,33 @@ class EditPool:
             other_relation=random_.choice(others) if others else None,
         )
 
+    def _with_versions(self, random_: random.Random, draws: Sequence[Draw], most: int) -> list[Draw]:
+        """The draws, and behind them versions of some: the question in another wording, with another answer.
+
+        What is asked in the words of one version is answered by that one, so each keeps to its own words: a wording
+        out of other edits could be as near to the other version.
+        """
+        plain, versions = list(draws), list[Draw]()
+        for place, draw in enumerate(draws):
+            if len(versions) == most:
+                break
+            if others := self._wordings.same_relation(draw.edit):
+                plain[place] = replace(draw, paraphrase=random_.choice((*draw.edit.paraphrases, draw.edit.prompt)))
+                edit = Edit(prompt=random_.choice(others), answer=self._any_answer(random_), subject=draw.edit.subject)
+                versions.append(Draw(draw.index, edit, edit.knowledge, edit.prompt, None, None))
+        return plain + versions
+
+    def _ordinary(self, random_: random.Random, draws: Sequence[Draw], named: float) -> tuple[str, int]:
+        """A text, and where it is a sentence, perhaps with the subject of a draw in it: a name alone asks nothing."""
+        text = random_.choice(random_.choice(self._texts))
+        draw = random_.choice(draws)
+        if not text.endswith(".") or not draw.edit.subject or random_.random() >= named:
+            return text, -1
+        return naming(random_, text, draw.edit.subject), draw.index
+
+    def _any_answer(self, random_: random.Random) -> str:
+        return random_.choice(random_.choice(self._answers))
+
     def _name(self, edit: Edit) -> tuple[str, str]:
         relation = self._wordings.relation(edit)
         return ("", edit.prompt.casefold()) if relation is None else (edit.subject.casefold(), relation.casefold())
@@ -131,6 +162,13 @@ class EditPool:
     def _number(names: Iterable[tuple[str, str]]) -> list[int]:
         numbers: dict[tuple[str, str], int] = {}
         return [numbers.setdefault(name, len(numbers)) for name in names]
+
+
+def naming(random_: random.Random, text: str, subject: str) -> str:
+    """The text with a subject in place of one of its names, or of any word where it has none."""
+    places = list(_NAME.finditer(text)) or list(_WORD.finditer(text))
+    place = random_.choice(places)
+    return text[: place.start()] + subject + text[place.end() :]
 
 
 def with_typos(random_: random.Random, text: str, rate: float) -> str:

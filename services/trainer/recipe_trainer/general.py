@@ -22,6 +22,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import simple_evaluate
+from lm_eval.tasks import TaskManager
 from torch import Tensor
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
@@ -234,6 +235,7 @@ def evaluate_general(
 ) -> dict[str, list[TaskScore]]:
     """Each task's score with each number of facts stored. Raises InvalidArgumentError for a file it cannot read."""
     loaded = {name: _load(name, questions) for name in tasks}
+    own_tasks_only = TaskManager(include_defaults=False)  # else the harness reads its thousands of files each time
     unedited: dict[tuple[str, str], Any] = {}
     scores: dict[str, list[TaskScore]] = {name: [] for name in tasks}
     for count in counts:
@@ -241,7 +243,9 @@ def evaluate_general(
             base.store(facts[:count])
             for name, task in loaded.items():
                 model = EditedModel(llm, editor, base, unedited)
-                result = simple_evaluate(model, tasks=[task], log_samples=False, bootstrap_iters=0)
+                result = simple_evaluate(
+                    model, tasks=[task], task_manager=own_tasks_only, log_samples=False, bootstrap_iters=0
+                )
                 scores[name].append(
                     TaskScore(
                         edits=count,

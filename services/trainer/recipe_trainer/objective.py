@@ -22,7 +22,14 @@ from recipe_trainer.losses import (
     sentinel_loss,
 )
 from recipe_trainer.options import TrainOptions
-from recipe_trainer.teacher_forcing import Answered, answer_logits, answer_targets, answer_weights, answered
+from recipe_trainer.teacher_forcing import (
+    Answered,
+    answer_logits,
+    answer_targets,
+    answer_weights,
+    answered,
+    answered_and_ended,
+)
 
 MAX_TOKENS = 128  # of a text in training; longer ones do not occur in the data but for a few that are cut
 ENCODER_GROUP = 48  # texts that go through the encoder together
@@ -120,12 +127,13 @@ class Objective:
     def _blocked(self, batch: Batch, indices: list[int]) -> Tensor:
         """Columns that a row must not be pushed away from [n, 1 + m].
 
-        For a question in scope: other versions of its own fact. For one out of scope: edits about a subject
-        it names, except the edit whose neighbour it is said to be.
+        For a question in scope: other versions of its own fact, except one drawn to be told from it. For one out of
+        scope: edits about a subject it names, except the edit whose neighbour it is said to be.
         """
         facts = torch.tensor([self._pool.fact(index) for index in indices])
+        drawn = torch.tensor(indices[: len(batch.draws)])
         same_fact = facts[: len(batch.draws)].unsqueeze(1) == facts.unsqueeze(0)  # [b, m]
-        same_fact[:, : len(batch.draws)] &= ~torch.eye(len(batch.draws), dtype=torch.bool)
+        same_fact[:, : len(batch.draws)] &= drawn.unsqueeze(1) != drawn.unsqueeze(0)
         columns: dict[int, list[int]] = {}
         for column, index in enumerate(indices):
             columns.setdefault(index, []).append(column)
@@ -144,8 +152,8 @@ class Objective:
         words the prompt starts from, has little left to teach.
         """
         quarter = max(1, len(draws) // 4)
-        reliable = [answered(self._llm, draw.edit.prompt, draw.edit.answer) for draw in draws[:quarter]]
-        general = [answered(self._llm, draw.paraphrase, draw.edit.answer) for draw in draws[quarter:]]
+        reliable = [answered_and_ended(self._llm, draw.edit.prompt, draw.edit.answer) for draw in draws[:quarter]]
+        general = [answered_and_ended(self._llm, draw.paraphrase, draw.edit.answer) for draw in draws[quarter:]]
         local = [
             (row, answered(self._llm, draw.unrelated.text, draw.unrelated.answer))
             for row, draw in enumerate(draws[: self._options.locality_edits])
@@ -154,7 +162,7 @@ class Objective:
         neighbours = [item for _, item in local]
         batch = reliable + general + neighbours
         logits = answer_logits(self._llm, batch, torch.cat([prompts, prompts[[row for row, _ in local]]]))
-        lengths = [sum(len(item.answer) for item in group) for group in (reliable, general, neighbours)]
+        lengths = [sum(len(item.predicted) for item in group) for group in (reliable, general, neighbours)]
         parts = torch.split(logits, lengths)
         losses = {
             name: answer_loss(part, answer_targets(group), answer_weights(group))
@@ -182,4 +190,4 @@ def _owners(batch: Batch) -> list[int]:
 def _with_owners(batch: Batch) -> list[tuple[str, int]]:
     neighbours = [(draw.unrelated.text, draw.index) for draw in batch.draws if draw.unrelated]
     others = [(draw.other_relation, draw.index) for draw in batch.draws if draw.other_relation]
-    return neighbours + others + [(text, -1) for text in batch.ordinary]
+    return neighbours + others + batch.ordinary

@@ -21,6 +21,8 @@ class TrainOptions(BaseModel):
     contrast_edits: int = Field(default=80, ge=2, description="edits a step in the contrastive losses")
     other_relations: int = Field(default=24, ge=0, description="how many of them ask of their subject something else")
     ordinary_texts: int = Field(default=32, ge=0, description="open questions and other text that must hit nothing")
+    named_subjects: float = Field(default=0.4, ge=0, le=1, description="share of sentences that name an edit's subject")
+    versions: int = Field(default=10, ge=0, description="edits a step whose version in another wording is told apart")
     swapped_answers: float = Field(default=0.4, ge=0, le=1, description="share that get an answer from elsewhere")
     unmarked: float = Field(default=0.3, ge=0, le=1, description="share of statements whose answer is not marked")
     llm_every: int = Field(default=2, ge=1, description="steps per one that goes through the LLM; the others are cheap")
@@ -47,6 +49,8 @@ class TrainOptions(BaseModel):
             edits=self.contrast_edits,
             other_relations=self.other_relations,
             ordinary_texts=self.ordinary_texts,
+            named_subjects=self.named_subjects,
+            versions=self.versions,
             swapped_answers=self.swapped_answers,
             unmarked=self.unmarked,
         )

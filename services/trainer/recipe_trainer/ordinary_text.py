@@ -4,8 +4,11 @@ Prose and code depend on the Python version; which one a checkpoint was trained 
 """
 
 import sysconfig
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
+
+from recipe_trainer.datasets import Edit
 
 _MODULES = ("argparse", "ast", "calendar", "csv", "doctest", "optparse", "shutil", "smtplib", "tarfile", "textwrap")
 _SHORTEST, _LONGEST = 12, 240  # characters of a text
@@ -14,6 +17,12 @@ _SHORTEST, _LONGEST = 12, 240  # characters of a text
 def ordinary_texts() -> list[list[str]]:
     """Chat, prose paragraph by paragraph, and code line by line, each text once."""
     return [list(dict.fromkeys(texts)) for texts in (_chat(), _prose(), _code())]
+
+
+def leading_sentences(edits: Iterable[Edit]) -> list[str]:
+    """Sentences that stand in front of the question in some paraphrases of CounterFact, each once."""
+    leads = (paraphrase.rpartition(". ")[0] for edit in edits for paraphrase in edit.paraphrases)
+    return [f"{lead}." for lead in dict.fromkeys(leads) if len(lead) >= _SHORTEST]
 
 
 def _chat() -> list[str]:

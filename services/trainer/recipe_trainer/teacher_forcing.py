@@ -1,7 +1,7 @@
 """Teacher forcing behind a continuous prompt: the LLM's logits at the answer's tokens, and only there."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from recipe_model.language_model import LanguageModel
 from recipe_trainer.batches import by_length
 
 LLM_GROUP = 24  # sequences of like length that go through the LLM together
+ENDING_WEIGHT = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +20,15 @@ class Answered:
 
     question: list[int]
     answer: list[int]
+    ending: tuple[int, ...] = ()  # what training wants behind the answer
+
+    @property
+    def predicted(self) -> list[int]:
+        return [*self.answer, *self.ending]
 
     @property
     def ids(self) -> list[int]:
-        return self.question + self.answer
+        return self.question + self.predicted
 
 
 def answered(llm: LanguageModel, question: str, answer: str) -> Answered:
@@ -30,8 +36,14 @@ def answered(llm: LanguageModel, question: str, answer: str) -> Answered:
     return Answered(llm.token_ids(question), llm.answer_ids(answer))
 
 
+def answered_and_ended(llm: LanguageModel, question: str, answer: str) -> Answered:
+    """The same and the end of the answer: a model that only learns to say it says it again, or repeats the question."""
+    item = answered(llm, question, answer)
+    return replace(item, ending=tuple(llm.ending_ids(answer)))
+
+
 def answer_logits(llm: LanguageModel, batch: Sequence[Answered], prompts: Tensor | None) -> Tensor:
-    """Logits [n, v], float32, that predict the answers' n tokens, row after row.
+    """Logits [n, v], float32, that predict the answers' (and endings') n tokens, row after row.
 
     `prompts` [b, l, d] stand in front of the b sequences; None is the unedited model. Sequences are padded on
     the right, where a causal model cannot see them, so no mask is needed; only the answers' positions go
@@ -42,7 +54,7 @@ def answer_logits(llm: LanguageModel, batch: Sequence[Answered], prompts: Tensor
     for rows in groups:
         part = [batch[row] for row in rows]
         hidden = _answer_states(llm, part, None if prompts is None else prompts[rows])
-        states |= zip(rows, torch.split(hidden, [len(item.answer) for item in part]), strict=True)
+        states |= zip(rows, torch.split(hidden, [len(item.predicted) for item in part]), strict=True)
     ordered = torch.cat([states[row] for row in range(len(batch))])
     vocabulary: Module = llm.model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return vocabulary(ordered).float()  # type: ignore[no-any-return]
@@ -54,19 +66,29 @@ def _answer_states(llm: LanguageModel, batch: Sequence[Answered], prompts: Tenso
     prefix = 0 if prompts is None else prompts.shape[1]
     embeddings = words if prompts is None else torch.cat([prompts.to(words), words], dim=1)
     hidden = llm.model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-    rows = [row for row, item in enumerate(batch) for _ in item.answer]
-    columns = [prefix + len(item.question) - 1 + step for item in batch for step in range(len(item.answer))]
+    rows = [row for row, item in enumerate(batch) for _ in item.predicted]
+    columns = [prefix + len(item.question) - 1 + step for item in batch for step in range(len(item.predicted))]
     return hidden[rows, columns]  # type: ignore[no-any-return]
 
 
 def answer_targets(batch: Sequence[Answered]) -> Tensor:
     """The answers' token ids [n], in the order of `answer_logits`."""
-    return torch.tensor([token for item in batch for token in item.answer])
+    return torch.tensor([token for item in batch for token in item.predicted])
 
 
 def answer_weights(batch: Sequence[Answered]) -> Tensor:
-    """Weights [n] that average over each answer's tokens, then over the answers; they sum to 1."""
-    return torch.tensor([1 / len(item.answer) / len(batch) for item in batch for _ in item.answer])
+    """Weights [n] that average over each answer's tokens, then over the answers; those of answers sum to 1.
+
+    An ending weighs ENDING_WEIGHT of its answer.
+    """
+    return torch.tensor(
+        [
+            weight / len(tokens) / len(batch)
+            for item in batch
+            for tokens, weight in ((item.answer, 1.0), (item.ending, ENDING_WEIGHT))
+            for _ in tokens
+        ]
+    )
 
 
 def _padded(batch: Sequence[Answered], device: torch.device) -> Tensor:

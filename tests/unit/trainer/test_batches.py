@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from recipe_common.errors import InvalidArgumentError
-from recipe_trainer.batches import EditPool, Mixture, by_length, original_order, with_typos
+from recipe_trainer.batches import EditPool, Mixture, by_length, naming, original_order, with_typos
 from recipe_trainer.datasets import Edit, Question
 
 TEXTS = [[f"open question {number}" for number in range(5)], ["def f(): pass"]]
@@ -12,7 +12,7 @@ TEXTS = [[f"open question {number}" for number in range(5)], ["def f(): pass"]]
 
 def mixture(edits: int, texts: int = 0, **changes: float) -> Mixture:
     """A draw of the edits as they are."""
-    plain = {"other_relations": 0, "swapped_answers": 0.0, "unmarked": 0.0}
+    plain = {"other_relations": 0, "swapped_answers": 0.0, "unmarked": 0.0, "named_subjects": 0.0, "versions": 0}
     return Mixture(edits=edits, ordinary_texts=texts, **(plain | changes))  # type: ignore[arg-type]
 
 
@@ -79,13 +79,46 @@ def test_sets_are_drawn_by_their_weights_whatever_their_sizes() -> None:
 
 def test_texts_of_all_kinds_are_drawn_equally_often_however_many_there_are() -> None:
     batch = EditPool([edits("city", 3)], [1.0], TEXTS).draw(random.Random(0), mixture(1, 1000))
-    drawn = Counter(text.startswith("open question") for text in batch.ordinary)
+    drawn = Counter(text.startswith("open question") for text, _ in batch.ordinary)
     assert drawn[True] == pytest.approx(500, abs=60)
-    assert set(batch.ordinary) == {text for group in TEXTS for text in group}
+    assert set(batch.ordinary) == {(text, -1) for group in TEXTS for text in group}
 
 
 def test_without_texts_none_are_drawn() -> None:
     assert EditPool([edits("city", 3)], [1.0], [[]]).draw(random.Random(0), mixture(1, 9)).ordinary == []
+
+
+def test_a_subject_is_put_into_sentences_and_into_nothing_else() -> None:
+    pool = EditPool([edits("city", 3)], [1.0], [["then Ann Lee came.", "who is it?", "x = 1"]])
+    batch = pool.draw(random.Random(0), mixture(3, 400, named_subjects=0.5))
+    named = {(f"then city {number} came.", number) for number in range(3)}
+    assert set(batch.ordinary) == named | {("then Ann Lee came.", -1), ("who is it?", -1), ("x = 1", -1)}
+    assert sum(owner >= 0 for _, owner in batch.ordinary) == pytest.approx(400 / 3 / 2, abs=25)
+
+
+def test_a_subject_takes_the_place_of_a_name_or_else_of_any_word() -> None:
+    assert {naming(random.Random(seed), "in May, he met Al Bo.", "X") for seed in range(20)} == {
+        "in X, he met Al Bo.",
+        "in May, he met X.",
+    }
+    assert {naming(random.Random(seed), "so be it.", "X") for seed in range(20)} == {"X be it.", "so X it.", "so be X."}
+
+
+def test_versions_of_the_first_edits_ask_in_other_words_and_answer_otherwise() -> None:
+    asked = [Edit(f"Who rules {name}?", "x", name, (f"Who is the mayor of {name}?",)) for name in "ABCDEF"]
+    pool = EditPool([asked, edits("city", 4)], [1.0, 1.0], [], words=["word"])
+
+    draws = pool.draw(random.Random(0), mixture(10, versions=4)).draws
+
+    assert len(draws) == 10 + 4
+    first = {draw.index: draw for draw in draws[:10]}
+    for version in draws[10:]:
+        draw = first[version.index]
+        assert version.edit.prompt == f"Who is the mayor of {draw.edit.subject}?" == version.paraphrase
+        assert version.knowledge == version.edit.knowledge
+        assert draw.paraphrase in (draw.edit.prompt, *draw.edit.paraphrases)
+    assert len({version.edit.answer for version in draws[10:]}) > 1
+    assert {version.index for version in draws[10:]} <= set(range(6))
 
 
 def test_swapped_answers_come_from_all_answers_subjects_and_words() -> None:

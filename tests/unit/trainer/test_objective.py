@@ -74,7 +74,7 @@ def test_every_query_in_scope_has_its_own_key_and_every_other_the_sentinel(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     setup = Setup(monkeypatch)
-    batch = Batch([draw(0, Question("Where is Delta?", "far")), draw(4)], ["Who is it?"])
+    batch = Batch([draw(0, Question("Where is Delta?", "far")), draw(4)], [("Who is it?", -1)])
 
     setup.losses(batch)
 
@@ -87,7 +87,7 @@ def test_scores_compare_the_queries_with_the_sentinel_the_statements_and_the_que
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     setup = Setup(monkeypatch, queued=[3])
-    setup.losses(Batch([draw(0, Question("Where is Delta?", "far"))], ["Who is it?"]))
+    setup.losses(Batch([draw(0, Question("Where is Delta?", "far"))], [("Who is it?", -1)]))
 
     def features(text: str) -> Tensor:
         tokens = byte_tokenizer(marked=True)([text], return_tensors="pt")
@@ -136,15 +136,29 @@ def test_a_neighbour_is_pushed_away_from_its_own_edit_though_it_names_its_subjec
 def test_an_open_question_that_names_a_stored_subject_is_not_pushed_away_from_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    batch = Batch([draw(0), draw(2)], ["how far is beton from here", "who is it"])
+    batch = Batch([draw(0), draw(2)], [("how far is beton from here", -1), ("who is it", -1)])
     assert Setup(monkeypatch, queued=[3, 4]).blocked(batch)[-2:] in ([[2, 3], []], [[2, 4], []])
+
+
+def test_a_version_drawn_to_be_told_apart_is_a_negative_of_its_fact(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Columns: sentinel, edit 0, the version drawn with it, edit 1 of the same fact, an older key of edit 0.
+    version = Draw(0, EDITS[0], "Who rules Aville? → Fay", "Who rules Aville?", None, None)
+    blocked = Setup(monkeypatch, queued=[0]).blocked(Batch([draw(0), version, draw(1)], []))
+    assert blocked[:3] == [[3, 4], [3, 4], [1, 2, 4]]
+
+
+def test_a_sentence_is_pushed_away_from_the_edit_whose_subject_was_put_into_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = Batch([draw(2), draw(3)], [("The old bridge of Beton was built again.", 2)])
+    assert Setup(monkeypatch, queued=[2]).blocked(batch)[-1] == [2]
 
 
 def test_losses_are_named_and_finite_and_the_batchs_keys_enter_the_queue(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     setup = Setup(monkeypatch, queued=[3])
-    batch = Batch([draw(0, Question("The area of Delta is", "small")), draw(2), draw(4)], ["Why?"])
+    batch = Batch([draw(0, Question("The area of Delta is", "small")), draw(2), draw(4)], [("Why?", -1)])
 
     losses = setup.losses(batch)
 
@@ -195,7 +209,7 @@ def test_only_the_first_edits_go_through_the_llm(monkeypatch: pytest.MonkeyPatch
 
 
 def test_typos_reach_the_queries_but_never_the_statements(monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = Batch([draw(0)], ["Who is it?"])
+    batch = Batch([draw(0)], [("Who is it?", -1)])
     plain = Setup(monkeypatch)
     plain.losses(batch)
     slipped = Setup(monkeypatch, typo_rate=1.0)
@@ -209,7 +223,7 @@ def test_typos_reach_the_queries_but_never_the_statements(monkeypatch: pytest.Mo
 def test_gradients_reach_all_that_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     setup = Setup(monkeypatch, queued=[3])
     setup.model.train()
-    batch = Batch([draw(0, Question("The area of Delta is", "small")), draw(2), draw(4)], ["Why?"])
+    batch = Batch([draw(0, Question("The area of Delta is", "small")), draw(2), draw(4)], [("Why?", -1)])
 
     torch.stack(list(setup.losses(batch).values())).sum().backward()  # type: ignore[no-untyped-call]
 

@@ -4,12 +4,14 @@ from torch import Tensor
 
 from recipe_model.language_model import LanguageModel
 from recipe_trainer.teacher_forcing import (
+    ENDING_WEIGHT,
     LLM_GROUP,
     Answered,
     answer_logits,
     answer_targets,
     answer_weights,
     answered,
+    answered_and_ended,
 )
 from tiny_models import LLM_HIDDEN, make_language_model
 
@@ -23,7 +25,8 @@ def llm() -> LanguageModel:
 
 def pairs(llm: LanguageModel, count: int) -> list[Answered]:
     """Questions and answers of several lengths, not in the order of their lengths."""
-    return [answered(llm, "q" * (1 + 7 * number % 11), "a" * (1 + 5 * number % 4)) for number in range(count)]
+    wanted = (answered, answered_and_ended)
+    return [wanted[number % 2](llm, "q" * (1 + 7 * number % 11), "a" * (1 + 5 * number % 4)) for number in range(count)]
 
 
 def prompts_for(count: int) -> Tensor:
@@ -34,6 +37,14 @@ def test_a_question_and_its_answer_are_tokenised_as_one_text(llm: LanguageModel)
     item = answered(llm, "The capital is", "Example City")
     assert item.ids == llm.token_ids("The capital is Example City")
     assert item.question == llm.token_ids("The capital is")
+
+
+def test_the_end_of_an_answer_is_a_full_stop_and_the_end_of_text(llm: LanguageModel) -> None:
+    (stop,) = llm.answer_ids(".")[1:]
+    end = llm.tokenizer.eos_token_id
+    plain, stopped = (answered_and_ended(llm, "The capital is", answer) for answer in ("Example City", "St. Example."))
+    assert plain.ids == [*llm.token_ids("The capital is Example City"), stop, end]
+    assert stopped.ids == [*llm.token_ids("The capital is St. Example."), end]
 
 
 @pytest.mark.parametrize("behind_prompts", [False, True])
@@ -65,10 +76,16 @@ def test_gradients_reach_every_prompt_and_no_weight_of_the_llm(llm: LanguageMode
 
 
 def test_targets_are_the_answers_tokens_in_order(llm: LanguageModel) -> None:
-    batch = [Answered([1, 2], [3, 4]), Answered([5], [6])]
-    assert answer_targets(batch).tolist() == [3, 4, 6]
+    batch = [Answered([1, 2], [3, 4], (7, 8)), Answered([5], [6])]
+    assert answer_targets(batch).tolist() == [3, 4, 7, 8, 6]
 
 
 def test_weights_average_over_tokens_and_then_over_answers() -> None:
     batch = [Answered([1], [2, 3, 4, 5]), Answered([1], [2])]
     assert answer_weights(batch).tolist() == [0.125, 0.125, 0.125, 0.125, 0.5]
+
+
+def test_an_ending_weighs_a_fixed_part_of_its_answer_however_long_both_are() -> None:
+    batch = [Answered([1], [2], (3, 4)), Answered([1], [2, 3], (4,))]
+    half = ENDING_WEIGHT / 2
+    assert answer_weights(batch).tolist() == pytest.approx([0.5, half / 2, half / 2, 0.25, 0.25, half])
