@@ -1,11 +1,12 @@
 """The knowledge base in Qdrant: a server through its client, or the client's local mode.
 
-One collection holds the keys of one model version; an alias names the collection that is live.
+One collection holds the keys of one model version; an alias names the collection that is live. What was superseded
+is kept in a collection of its own.
 """
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
@@ -20,11 +21,12 @@ from recipe_common.errors import FailedPreconditionError, FieldViolation, Invali
 from recipe_common.grpc_errors import describe_rpc_error
 from recipe_store.errors import StoreUnavailableError
 from recipe_store.filters import Condition, Equals, InRange, Where
-from recipe_store.payload import KEYWORD_FIELDS, ORDER_FIELDS, VALIDITY_FIELDS, Field, Payload
+from recipe_store.payload import HISTORY_FIELDS, KEYWORD_FIELDS, ORDER_FIELDS, VALIDITY_FIELDS, Field, Payload
 from recipe_store.point_store import ConditionalPoint, PointStore
 from recipe_store.schema import StoreSchema
 
 LIVE_ALIAS: Final = "facts-live"
+HISTORY_COLLECTION: Final = "facts-history"  # without vectors, so common to all model versions
 IN_MEMORY: Final = ":memory:"
 
 # Up to this many facts are searched exactly; above, Qdrant builds its graph index.
@@ -32,6 +34,7 @@ EXACT_FACTS: Final = 10_000
 
 _REFUSALS: Final = (grpc.RpcError, ApiException, QdrantException)
 _WITHOUT_PROMPT: Final = models.PayloadSelectorExclude(exclude=[Field.PROMPT.value])
+_PAGE: Final = 100
 _COLLECTION_SAFE: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
@@ -109,6 +112,26 @@ class ClientStore(PointStore):
         with self._calling():
             self._client.batch_update_points(self._collection, operations, wait=True)
 
+    def _keep(self, superseded: Mapping[str, Payload]) -> None:
+        points = [
+            models.PointStruct(id=revision, vector={}, payload=dict(payload))
+            for revision, payload in superseded.items()
+        ]
+        with self._calling():
+            self._client.upsert(HISTORY_COLLECTION, points, wait=True, update_mode=models.UpdateMode.INSERT_ONLY)
+
+    def _kept(self, where: Where) -> list[Payload]:
+        found: list[Payload] = []
+        following: Any = None
+        while True:
+            with self._calling():
+                records, following = self._client.scroll(
+                    HISTORY_COLLECTION, scroll_filter=_filter(where), limit=_PAGE, offset=following, with_payload=True
+                )
+            found += [record.payload or {} for record in records]
+            if following is None:
+                return found
+
     def _nearest(
         self, query: NDArray[np.float32], where: Where, threshold: float | None, limit: int
     ) -> list[tuple[float, Payload]]:
@@ -167,8 +190,11 @@ class ClientStore(PointStore):
     def _open_collection(self) -> None:
         if not self._client.collection_exists(self._collection):
             self._create_collection()
+        if not self._client.collection_exists(HISTORY_COLLECTION):
+            self._create(HISTORY_COLLECTION, vectors_config={})
         if not self._local:  # local mode has no indexes
-            self._create_indexes()
+            self._create_indexes(self._collection, _FACT_INDEXES)
+            self._create_indexes(HISTORY_COLLECTION, _HISTORY_INDEXES)
         self._schema.require_same(
             _metadata(self._client, self._collection),
             f"collection {self._collection!r} in Qdrant at {self._location}",
@@ -179,35 +205,27 @@ class ClientStore(PointStore):
 
     def _create_collection(self) -> None:
         exact_kilobytes = EXACT_FACTS * self.key_size * np.dtype(np.float32).itemsize // 1024
+        self._create(
+            self._collection,
+            vectors_config=models.VectorParams(size=self.key_size, distance=models.Distance.DOT),
+            optimizers_config=models.OptimizersConfigDiff(indexing_threshold=exact_kilobytes),
+            hnsw_config=models.HnswConfigDiff(full_scan_threshold=exact_kilobytes),
+            metadata=self._schema.to_json(),
+        )
+
+    def _create(self, collection: str, **config: Any) -> None:  # noqa: ANN401 (what the client takes)
         try:
-            self._client.create_collection(
-                self._collection,
-                vectors_config=models.VectorParams(size=self.key_size, distance=models.Distance.DOT),
-                optimizers_config=models.OptimizersConfigDiff(indexing_threshold=exact_kilobytes),
-                hnsw_config=models.HnswConfigDiff(full_scan_threshold=exact_kilobytes),
-                metadata=self._schema.to_json(),
-            )
+            self._client.create_collection(collection, **config)
         except _REFUSALS:
             # Another service may have created it at the same moment.
-            if not self._client.collection_exists(self._collection):
+            if not self._client.collection_exists(collection):
                 raise
 
-    def _create_indexes(self) -> None:
-        present = self._client.get_collection(self._collection).payload_schema
-        keyword, integer = models.KeywordIndexType.KEYWORD, models.IntegerIndexType.INTEGER
-        schemas: dict[Field, models.PayloadSchemaParams] = {
-            **{
-                field: models.KeywordIndexParams(type=keyword, is_tenant=field == Field.NAMESPACE)
-                for field in KEYWORD_FIELDS
-            },
-            **{
-                field: models.IntegerIndexParams(type=integer, lookup=field in ORDER_FIELDS, range=True)
-                for field in VALIDITY_FIELDS + ORDER_FIELDS
-            },
-        }
+    def _create_indexes(self, collection: str, schemas: Mapping[Field, models.PayloadSchemaParams]) -> None:
+        present = self._client.get_collection(collection).payload_schema
         for field, schema in schemas.items():
             if field.value not in present:
-                self._client.create_payload_index(self._collection, field.value, field_schema=schema)
+                self._client.create_payload_index(collection, field.value, field_schema=schema)
 
     def _live_collection(self) -> str | None:
         aliases = self._client.get_aliases().aliases
@@ -217,6 +235,24 @@ class ClientStore(PointStore):
         create = models.CreateAlias(collection_name=self._collection, alias_name=LIVE_ALIAS)
         delete = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=LIVE_ALIAS))
         self._client.update_collection_aliases([delete, models.CreateAliasOperation(create_alias=create)])
+
+
+def _keyword(field: Field) -> models.KeywordIndexParams:
+    return models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=field == Field.NAMESPACE)
+
+
+def _integer(field: Field) -> models.IntegerIndexParams:
+    lookup = field in ORDER_FIELDS
+    return models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER, lookup=lookup, range=True)
+
+
+_FACT_INDEXES: Final[Mapping[Field, models.PayloadSchemaParams]] = {
+    **{field: _keyword(field) for field in KEYWORD_FIELDS},
+    **{field: _integer(field) for field in VALIDITY_FIELDS + ORDER_FIELDS},
+}
+_HISTORY_INDEXES: Final[Mapping[Field, models.PayloadSchemaParams]] = {
+    field: _keyword(field) for field in HISTORY_FIELDS
+}
 
 
 def _collection_name(model_version: str) -> str:

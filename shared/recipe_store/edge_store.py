@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -14,13 +14,25 @@ from numpy.typing import NDArray
 from recipe_common.errors import FailedPreconditionError
 from recipe_store.errors import StoreUnavailableError
 from recipe_store.filters import Condition, Equals, InRange, Where
-from recipe_store.payload import KEYWORD_FIELDS, VALIDITY_FIELDS, Field, Payload
+from recipe_store.payload import HISTORY_FIELDS, KEYWORD_FIELDS, VALIDITY_FIELDS, Field, Payload
 from recipe_store.point_store import ConditionalPoint, PointStore
 from recipe_store.schema import StoreSchema
 
 METADATA_FILE: Final = "knowledge-base.json"
 SHARD_FOLDER: Final = "shard"
-FLUSH_EVERY: Final = 2_000  # writes; replaying as many takes a fraction of a second when the shard is opened
+HISTORY_FOLDER: Final = "history"
+FLUSH_EVERY: Final = 2_000  # operations; replaying as many takes a fraction of a second when the shard is opened
+
+_PAGE: Final = 100
+_IndexParams = edge.KeywordIndexParams | edge.IntegerIndexParams
+# The fields that order revisions need no index: they are only ever compared on a point named by its id.
+_FACT_INDEXES: Final[Mapping[Field, _IndexParams]] = {
+    **{field: edge.KeywordIndexParams(is_tenant=field == Field.NAMESPACE) for field in KEYWORD_FIELDS},
+    **{field: edge.IntegerIndexParams(lookup=False, range=True) for field in VALIDITY_FIELDS},
+}
+_HISTORY_INDEXES: Final[Mapping[Field, _IndexParams]] = {
+    field: edge.KeywordIndexParams(is_tenant=field == Field.NAMESPACE) for field in HISTORY_FIELDS
+}
 
 _WITHOUT_PROMPT: Final = edge.PayloadSelector.Exclude([Field.PROMPT.value])
 
@@ -35,43 +47,58 @@ def open_edge_store(path: Path, model_version: str, key_size: int, prompt_shape:
     path.mkdir(parents=True, exist_ok=True)
     _claim(path, schema)
     with _edge_errors(path):
-        shard = _open_shard(path / SHARD_FOLDER, key_size)
-    return EdgeStore(shard, path, schema)
+        shard = _Shard(path / SHARD_FOLDER, key_size, _FACT_INDEXES)
+        # A shard cannot do without a vector, and the history has none to keep.
+        history = _Shard(path / HISTORY_FOLDER, 1, _HISTORY_INDEXES)
+    return EdgeStore(shard, history, path, schema)
 
 
 class EdgeStore(PointStore):
-    """A `KnowledgeStore` on one qdrant-edge shard.
+    """A `KnowledgeStore` on two qdrant-edge shards: the facts, and what they superseded.
 
-    The shard takes its own locks, so threads may read while one writes. It is searched exactly: a graph
+    A shard takes its own locks, so threads may read while one writes. It is searched exactly: a graph
     index is only built by `optimize`, which is never called, because an upsert reuses the place of the point
     that it replaces and leaves nothing to clean up.
-
-    A write is durable once its write-ahead log is on disk. `flush` would see to that too, but it also writes
-    some fifty files of the segments and holds the interpreter lock all the while, so it comes only now and
-    then, to let the shard drop the old part of its log.
     """
 
-    def __init__(self, shard: edge.EdgeShard, path: Path, schema: StoreSchema) -> None:
+    def __init__(self, facts: "_Shard", history: "_Shard", path: Path, schema: StoreSchema) -> None:
         super().__init__(schema)
-        self._shard = shard
+        self._facts = facts
+        self._history = history
         self._path = path
-        self._unflushed = 0  # writes that only the write-ahead log holds for certain
 
     def close(self) -> None:
         with _edge_errors(self._path):
-            self._shard.close()
+            self._facts.engine.close()
+            self._history.engine.close()
 
     def _upsert(self, points: Sequence[ConditionalPoint]) -> None:
         with _edge_errors(self._path):
-            for point in points:
-                stored = edge.Point(point.id, point.key.tolist(), point.payload)
-                condition = _filter(point.replaces)
-                self._shard.update(edge.UpdateOperation.upsert_points([stored], condition=condition))
-            _sync_log(self._path / SHARD_FOLDER / "wal")
-            self._unflushed += len(points)
-            if self._unflushed >= FLUSH_EVERY:
-                self._shard.flush()
-                self._unflushed = 0
+            self._facts.apply(
+                [
+                    edge.UpdateOperation.upsert_points(
+                        [edge.Point(point.id, point.key.tolist(), point.payload)], condition=_filter(point.replaces)
+                    )
+                    for point in points
+                ]
+            )
+
+    def _keep(self, superseded: Mapping[str, Payload]) -> None:
+        points = [edge.Point(revision, [0.0], dict(payload)) for revision, payload in superseded.items()]
+        insert = edge.UpdateOperation.upsert_points(points, update_mode=edge.UpdateMode.InsertOnly)
+        with _edge_errors(self._path):
+            self._history.apply([insert])
+
+    def _kept(self, where: Where) -> list[Payload]:
+        found: list[Payload] = []
+        following: Any = None
+        while True:
+            request = edge.ScrollRequest(offset=following, limit=_PAGE, filter=_filter(where), with_payload=True)
+            with _edge_errors(self._path):
+                records, following = self._history.engine.scroll(request)
+            found += [record.payload or {} for record in records]
+            if following is None:
+                return found
 
     def _nearest(
         self, query: NDArray[np.float32], where: Where, threshold: float | None, limit: int
@@ -84,22 +111,46 @@ class EdgeStore(PointStore):
             with_payload=True,
         )
         with _edge_errors(self._path):
-            return [(point.score, point.payload or {}) for point in self._shard.query(request)]
+            return [(point.score, point.payload or {}) for point in self._facts.engine.query(request)]
 
     def _fetch(self, ids: Sequence[str]) -> list[Payload]:
         with _edge_errors(self._path):
-            records = self._shard.retrieve(list(ids), _WITHOUT_PROMPT, False)
+            records = self._facts.engine.retrieve(list(ids), _WITHOUT_PROMPT, False)
         return [record.payload or {} for record in records]
 
     def _page(self, where: Where, limit: int, first_id: str | None) -> tuple[list[Payload], str | None]:
         request = edge.ScrollRequest(offset=first_id, limit=limit, filter=_filter(where), with_payload=_WITHOUT_PROMPT)
         with _edge_errors(self._path):
-            records, following = self._shard.scroll(request)
+            records, following = self._facts.engine.scroll(request)
         return [record.payload or {} for record in records], None if following is None else str(following)
 
     def _count(self, where: Where) -> int:
         with _edge_errors(self._path):
-            return self._shard.count(edge.CountRequest(exact=True, filter=_filter(where)))
+            return self._facts.engine.count(edge.CountRequest(exact=True, filter=_filter(where)))
+
+
+class _Shard:
+    """One shard of the engine and its durability.
+
+    A write is durable once the write-ahead log is on disk. `flush` would see to that too, but it also writes
+    some fifty files of the segments and holds the interpreter lock all the while, so it comes only now and
+    then, to let the shard drop the old part of its log.
+    """
+
+    def __init__(self, path: Path, vector_size: int, indexes: Mapping[Field, _IndexParams]) -> None:
+        self.engine = _open_shard(path, vector_size, indexes)
+        self._log = path / "wal"
+        self._unflushed = 0  # operations that only the write-ahead log holds for certain
+
+    def apply(self, operations: Sequence[edge.UpdateOperation]) -> None:
+        """Apply the operations in their order; on return they are durable."""
+        for operation in operations:
+            self.engine.update(operation)
+        _sync_log(self._log)
+        self._unflushed += len(operations)
+        if self._unflushed >= FLUSH_EVERY:
+            self.engine.flush()
+            self._unflushed = 0
 
 
 @contextmanager
@@ -148,26 +199,17 @@ def _sync_log(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _open_shard(path: Path, key_size: int) -> edge.EdgeShard:
+def _open_shard(path: Path, vector_size: int, indexes: Mapping[Field, _IndexParams]) -> edge.EdgeShard:
     # `load` replays what the write-ahead log holds and the segments lack.
-    vectors = edge.EdgeVectorParams(size=key_size, distance=edge.Distance.Dot)
+    vectors = edge.EdgeVectorParams(size=vector_size, distance=edge.Distance.Dot)
     exists = (path / "edge_config.json").exists()
     path.mkdir(exist_ok=True)
     shard = edge.EdgeShard.load(str(path)) if exists else edge.EdgeShard.create(str(path), edge.EdgeConfig(vectors))
-    _create_indexes(shard)
-    return shard
-
-
-def _create_indexes(shard: edge.EdgeShard) -> None:
-    # The fields that order revisions need no index: they are only ever compared on a point named by its id.
     present = shard.info().payload_schema
-    wanted: dict[Field, edge.KeywordIndexParams | edge.IntegerIndexParams] = {
-        **{field: edge.KeywordIndexParams(is_tenant=field == Field.NAMESPACE) for field in KEYWORD_FIELDS},
-        **{field: edge.IntegerIndexParams(lookup=False, range=True) for field in VALIDITY_FIELDS},
-    }
-    for field, params in wanted.items():
+    for field, params in indexes.items():
         if field.value not in present:
             shard.update(edge.UpdateOperation.create_field_index(field.value, params))
+    return shard
 
 
 def _filter(where: Where) -> edge.Filter:

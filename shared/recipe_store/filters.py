@@ -41,6 +41,11 @@ def in_namespace(namespace: str) -> Where:
     return Where(must=(Equals(Field.NAMESPACE, namespace),))
 
 
+def of_fact(namespace: str, fact_id: str) -> Where:
+    """Everything that is kept of one fact."""
+    return Where(must=(Equals(Field.NAMESPACE, namespace), Equals(Field.FACT_ID, fact_id)))
+
+
 def live(namespace: str) -> Where:
     """The facts of the namespace that are not retracted."""
     return Where(must=(Equals(Field.NAMESPACE, namespace), Equals(Field.STATE, LIVE)))

@@ -15,6 +15,7 @@ Payload = Mapping[str, Any]
 
 LIVE: Final = "live"
 RETRACTED: Final = "retracted"
+POSITION: Final = "position"  # not a fact, but how far a partition of the log has been applied
 
 _POINT_IDS: Final = uuid.UUID("ce80ccbb-bc20-4900-9319-3a62bba0cd7c")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -31,10 +32,12 @@ class Field(StrEnum):
     REVISION_HIGH = "revision_high"  # revision >> 32
     REVISION_LOW = "revision_low"  # revision & 0xffffffff
     OFFSET = "offset"
+    FACT_ID = "fact_id"
     PROMPT = "prompt"
 
 
 KEYWORD_FIELDS: Final = (Field.NAMESPACE, Field.STATE)
+HISTORY_FIELDS: Final = (Field.NAMESPACE, Field.FACT_ID)
 VALIDITY_FIELDS: Final = (Field.VALID_FROM, Field.VALID_UNTIL)
 ORDER_FIELDS: Final = (Field.REVISION_HIGH, Field.REVISION_LOW, Field.OFFSET)
 
@@ -42,6 +45,18 @@ ORDER_FIELDS: Final = (Field.REVISION_HIGH, Field.REVISION_LOW, Field.OFFSET)
 def point_id(namespace: str, fact_id: str) -> str:
     """UUIDv5 of the pair. Written as JSON, ("a", "b/c") and ("a/b", "c") stay two names."""
     return str(uuid.uuid5(_POINT_IDS, json.dumps([namespace, fact_id])))
+
+
+def revision_id(fact: Fact) -> str:
+    """UUIDv5 of one revision of a fact: the event that it comes from."""
+    place = fact.position
+    name = [fact.namespace, fact.fact_id, place.topic, place.partition, place.offset]
+    return str(uuid.uuid5(_POINT_IDS, json.dumps(name)))
+
+
+def partition_id(topic: str, partition: int) -> str:
+    """UUIDv5 of a partition of the log; no fact has it, as a fact's name is two strings."""
+    return str(uuid.uuid5(_POINT_IDS, json.dumps([topic, partition])))
 
 
 def epoch_microseconds(moment: datetime, field: str) -> int:
@@ -62,7 +77,7 @@ def to_payload(write: FactWrite) -> dict[str, Any]:
     high, low = revision_halves(fact.revision)
     return {
         Field.NAMESPACE.value: fact.namespace,
-        "fact_id": fact.fact_id,
+        Field.FACT_ID.value: fact.fact_id,
         "revision": fact.revision,
         Field.REVISION_HIGH.value: high,
         Field.REVISION_LOW.value: low,
@@ -85,11 +100,24 @@ def to_payload(write: FactWrite) -> dict[str, Any]:
     }
 
 
+def position_payload(position: LogPosition) -> dict[str, Any]:
+    """How far a partition has been applied. No namespace is empty, so no search or list of facts meets it."""
+    return {
+        Field.NAMESPACE.value: "",
+        Field.STATE.value: POSITION,
+        "topic": position.topic,
+        "partition": position.partition,
+        Field.REVISION_HIGH.value: 0,
+        Field.REVISION_LOW.value: 0,
+        Field.OFFSET.value: position.offset,
+    }
+
+
 def to_fact(payload: Payload) -> Fact:
     """The fact that `to_payload` was given."""
     return Fact(
         namespace=payload[Field.NAMESPACE],
-        fact_id=payload["fact_id"],
+        fact_id=payload[Field.FACT_ID],
         revision=payload["revision"],
         statement=payload["statement"],
         subject=payload["subject"],

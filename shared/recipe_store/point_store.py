@@ -3,7 +3,7 @@
 import threading
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,13 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
-from recipe_store.facts import Fact, FactWrite, Match
-from recipe_store.filters import Where, in_namespace, live, live_at, older_than
-from recipe_store.ordering import FactName, Order, newest_writes, unrevisioned_facts
-from recipe_store.payload import Field, Payload, point_id, to_fact, to_payload
+from recipe_store.facts import Fact, FactWrite, LogPosition, Match
+from recipe_store.filters import Where, in_namespace, live, live_at, of_fact, older_than
+from recipe_store.ordering import FactName, fact_name, newest_writes, superseded_facts
+from recipe_store.payload import (
+    Field,
+    Payload,
+    partition_id,
+    point_id,
+    position_payload,
+    revision_id,
+    to_fact,
+    to_payload,
+)
 from recipe_store.prompt_codec import decode_prompt
 from recipe_store.schema import StoreSchema
-from recipe_store.store import FactPage, Matches
+from recipe_store.store import FactPage, Facts, Matches
 from recipe_store.validation import require_query, require_writable
 
 
@@ -44,17 +53,43 @@ class PointStore(ABC):
     def write(self, writes: Sequence[FactWrite]) -> None:
         """See `KnowledgeStore.write`.
 
-        The backend compares and replaces in one step, so several processes may write. Only the revision that
-        a write of revision 0 takes over is read beforehand. That is safe because every writer of a fact reads
-        the same partition in order: what another one stores in between is either older than this write, or
-        comes later in the log and wins over it in any case.
+        The backend compares and replaces in one step, so several processes may write. Only what the writes supersede,
+        and the revision that a write of revision 0 takes over, is read beforehand. That is safe because every writer
+        of a fact reads the same partition in order: what another one stores in between is either older than this
+        write, or comes later in the log and wins over it in any case.
+
+        The history comes first: after a crash in between, the same write finds the same revisions to keep.
         """
         require_writable(writes, self._schema)
         with self._writing:
-            stored = self._stored_order(unrevisioned_facts(writes))
+            stored = self._stored(list(dict.fromkeys(fact_name(write.fact) for write in writes)))
+            if superseded := superseded_facts(writes, stored):
+                self._keep({revision_id(fact): to_payload(FactWrite(fact, None, None)) for fact in superseded})
             points = [self._to_point(write) for write in newest_writes(writes, stored)]
             if points:
                 self._upsert(points)
+
+    def advance(self, applied: Sequence[LogPosition]) -> None:
+        """See `KnowledgeStore.advance`."""
+        furthest: dict[tuple[str, int], LogPosition] = {}
+        for position in sorted(applied, key=lambda position: position.offset):
+            furthest[position.topic, position.partition] = position
+        points = [
+            ConditionalPoint(
+                id=partition_id(position.topic, position.partition),
+                key=np.zeros(self.key_size, np.float32),
+                payload=position_payload(position),
+                replaces=older_than(0, position.offset),
+            )
+            for position in furthest.values()
+        ]
+        if points:
+            self._upsert(points)
+
+    def applied(self, topic: str, partition: int) -> int | None:
+        """See `KnowledgeStore.applied`."""
+        payloads = self._fetch([partition_id(topic, partition)])
+        return int(payloads[0][Field.OFFSET]) if payloads else None
 
     def search(
         self,
@@ -81,6 +116,14 @@ class PointStore(ABC):
         payloads = self._fetch([point_id(namespace, fact_id)])
         return to_fact(payloads[0]) if payloads else None
 
+    def history(self, namespace: str, fact_id: str) -> Facts:
+        """See `KnowledgeStore.history`."""
+        newest = self._fetch([point_id(namespace, fact_id)])
+        facts = map(to_fact, [*newest, *self._kept(of_fact(namespace, fact_id))])
+        # After a crash, or while a fact is being replaced, its newest revision may be in both places.
+        once = {revision_id(fact): fact for fact in facts}
+        return sorted(once.values(), key=lambda fact: (fact.revision, fact.position.offset), reverse=True)
+
     def list(self, namespace: str, *, limit: int, page_token: str = "") -> FactPage:
         """See `KnowledgeStore.list`; the order is that of the point ids."""
         if limit < 1:
@@ -101,6 +144,17 @@ class PointStore(ABC):
         """Apply each point by its own condition, atomically, and make all durable. Ids are distinct."""
 
     @abstractmethod
+    def _keep(self, superseded: Mapping[str, Payload]) -> None:
+        """Insert payloads by id into the history, which is common to all model versions, and make them durable.
+
+        What is there already stays: an event that is read again may not find what it first superseded.
+        """
+
+    @abstractmethod
+    def _kept(self, where: Where) -> Sequence[Payload]:
+        """The payloads of the history that match."""
+
+    @abstractmethod
     def _nearest(
         self, query: NDArray[np.float32], where: Where, threshold: float | None, limit: int
     ) -> Sequence[tuple[float, Payload]]:
@@ -118,9 +172,9 @@ class PointStore(ABC):
     def _count(self, where: Where) -> int:
         """How many points match, exactly."""
 
-    def _stored_order(self, names: Sequence[FactName]) -> dict[FactName, Order]:
+    def _stored(self, names: Sequence[FactName]) -> dict[FactName, Fact]:
         facts = map(to_fact, self._fetch([point_id(*name) for name in names]) if names else [])
-        return {(fact.namespace, fact.fact_id): (fact.revision, fact.position.offset) for fact in facts}
+        return {fact_name(fact): fact for fact in facts}
 
     def _to_point(self, write: FactWrite) -> ConditionalPoint:
         fact = write.fact

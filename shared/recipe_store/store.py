@@ -7,10 +7,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from recipe_store.facts import Fact, FactWrite, Match
+from recipe_store.facts import Fact, FactWrite, LogPosition, Match
 
 # Named here because inside the class below `list` is its method.
 Matches = list[Match]
+Facts = list[Fact]
 FactPage = tuple[list[Fact], str]
 
 
@@ -29,8 +30,17 @@ class KnowledgeStore(Protocol):
         """Make the writes durable; per fact the newest wins, whatever the order, batching or repetition.
 
         A write replaces what is stored exactly when (stored revision, stored offset) < (revision, offset).
-        Revision 0 takes the stored revision first, so that it wins by its place in the log alone.
+        Revision 0 takes the stored revision first, so that it wins by its place in the log alone. What is replaced,
+        or comes too late, stays in the fact's history.
         """
+        ...
+
+    def advance(self, applied: Sequence[LogPosition]) -> None:
+        """Record that every event of these partitions up to these positions has had its effect; never goes back."""
+        ...
+
+    def applied(self, topic: str, partition: int) -> int | None:
+        """The offset up to which events of a partition have had their effect, None if that was never recorded."""
         ...
 
     def search(
@@ -51,6 +61,10 @@ class KnowledgeStore(Protocol):
 
     def get(self, namespace: str, fact_id: str) -> Fact | None:
         """The newest revision, which may be a retraction marker, or None if the fact was never written."""
+        ...
+
+    def history(self, namespace: str, fact_id: str) -> Facts:
+        """All known revisions of a fact, newest first, retraction markers included; empty if it was never written."""
         ...
 
     def list(self, namespace: str, *, limit: int, page_token: str = "") -> FactPage:

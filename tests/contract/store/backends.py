@@ -67,7 +67,7 @@ BACKENDS: Final = {
 
 def _edge(store: EdgeStore) -> Backend:
     def overwrite(point: str, fields: dict[str, Any]) -> None:
-        store._shard.update(edge.UpdateOperation.set_payload([point], fields))
+        store._facts.engine.update(edge.UpdateOperation.set_payload([point], fields))
 
     return Backend(store, overwrite)
 

@@ -40,7 +40,7 @@ def test_each_model_version_has_a_collection_of_its_own() -> None:
     first, second = open_version(client, "v1"), open_version(client, "v2")
     first.write([make_write(make_fact("n", "f", 1, 0))])
     assert (first.count("n"), second.count("n")) == (1, 0)
-    assert {c.name for c in client.get_collections().collections} == {"facts-v1", "facts-v2"}
+    assert {c.name for c in client.get_collections().collections} == {"facts-history", "facts-v1", "facts-v2"}
 
 
 def test_the_first_version_is_live_until_another_is_made_live() -> None:
@@ -59,7 +59,7 @@ def test_a_reader_of_another_version_than_the_live_one_is_refused_and_creates_no
     ClientStore(client, schemas["v1"], must_be_live=True)  # the first of all becomes the live one
     with pytest.raises(FailedPreconditionError, match=r"holds the keys of model version v1, and the loaded .* is v2"):
         ClientStore(client, schemas["v2"], must_be_live=True)
-    assert [collection.name for collection in client.get_collections().collections] == ["facts-v1"]
+    assert [collection.name for collection in client.get_collections().collections] == ["facts-v1", "facts-history"]
     ClientStore(client, schemas["v2"]).make_live()
     ClientStore(client, schemas["v2"], must_be_live=True)
 

@@ -11,7 +11,7 @@ import pytest
 from contract.store.backends import Backend
 from contract.store.samples import KEY_SIZE, PROMPT_SHAPE, axis, make_fact, make_write, prompt_of
 from recipe_common.errors import InvalidArgumentError
-from recipe_store import CorruptPromptError, FactWrite
+from recipe_store import CorruptPromptError, FactWrite, LogPosition
 from recipe_store.filters import live_at
 from recipe_store.payload import point_id, to_payload
 from recipe_store.point_store import PointStore
@@ -347,6 +347,70 @@ def test_a_newer_revision_revives_a_retracted_fact(store: PointStore, namespace:
     store.write([make_write(revived)])
     assert store.get(namespace, "f") == revived
     assert (found(store, namespace), store.count(namespace)) == (["f"], 1)
+
+
+# History
+
+
+def test_the_history_of_a_fact_is_every_revision_newest_first(store: PointStore, namespace: str) -> None:
+    facts = [
+        make_fact(namespace, "f", 1, 0, statement="old", labels={"a": "b"}),
+        make_fact(namespace, "f", 2, 1, statement="new", valid_until=NOW),
+        make_fact(namespace, "f", 3, 2, retracted=True),
+    ]
+    for fact in facts:
+        store.write([make_write(fact)])
+    assert store.history(namespace, "f") == facts[::-1]
+
+
+def test_a_fact_never_written_has_no_history(store: PointStore, namespace: str) -> None:
+    store.write([make_write(make_fact(namespace, "f", 1, 0))])
+    assert store.history(namespace, "g") == []
+    assert store.history(f"{namespace}-other", "f") == []
+
+
+def test_an_event_that_comes_too_late_stands_where_its_revision_belongs(store: PointStore, namespace: str) -> None:
+    for revision, offset in ((3, 0), (1, 1), (2, 2)):
+        store.write([make_write(make_fact(namespace, "f", revision, offset))])
+    assert [fact.revision for fact in store.history(namespace, "f")] == [3, 2, 1]
+
+
+def test_revisions_of_one_batch_are_all_kept(store: PointStore, namespace: str) -> None:
+    facts = [make_fact(namespace, "f", 0, offset) for offset in range(4)]
+    store.write([make_write(fact) for fact in facts])
+    assert store.history(namespace, "f") == facts[::-1]
+
+
+def test_what_was_superseded_is_neither_found_nor_listed_nor_counted(store: PointStore, namespace: str) -> None:
+    for revision in range(1, 4):
+        store.write([make_write(make_fact(namespace, "f", revision, revision))])
+    assert found(store, namespace) == ["f"]
+    assert [fact.revision for fact in store.list(namespace, limit=10)[0]] == [3]
+    assert store.count(namespace) == 1
+
+
+def test_a_long_history_is_whole(store: PointStore, namespace: str) -> None:
+    store.write([make_write(make_fact(namespace, "f", revision, revision)) for revision in range(1, 251)])
+    assert [fact.revision for fact in store.history(namespace, "f")] == list(range(250, 0, -1))
+
+
+# How far the log is applied
+
+
+def test_the_applied_position_of_a_partition_only_moves_forward(store: PointStore, namespace: str) -> None:
+    topic = namespace
+    assert store.applied(topic, 0) is None
+    store.advance([LogPosition(topic, 0, 4), LogPosition(topic, 0, 7), LogPosition(topic, 1, 2)])
+    assert (store.applied(topic, 0), store.applied(topic, 1), store.applied(topic, 2)) == (7, 2, None)
+    store.advance([LogPosition(topic, 0, 5), LogPosition(topic, 1, 3)])
+    assert (store.applied(topic, 0), store.applied(topic, 1)) == (7, 3)
+
+
+def test_an_applied_position_is_no_fact(store: PointStore, namespace: str) -> None:
+    store.write([make_write(make_fact(namespace, "f", 1, 0))])
+    store.advance([LogPosition(namespace, 0, 4)])
+    assert found(store, namespace) == ["f"]
+    assert store.count("") == 0
 
 
 def test_a_marker_does_not_match_a_query_that_scores_below_zero(store: PointStore, namespace: str) -> None:

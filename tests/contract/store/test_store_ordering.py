@@ -64,6 +64,18 @@ def assert_state(store: PointStore, namespace: str, expected: dict[str, Fact]) -
         assert np.array_equal(match.prompt, prompt_of(match.fact.position.offset))
 
 
+def assert_history(store: PointStore, namespace: str, written: Iterable[FactWrite], expected: dict[str, Fact]) -> None:
+    """Every event is kept once, and what stands comes first."""
+    written = list(written)
+    for fact_id, newest in expected.items():
+        history = store.history(namespace, fact_id)
+        events = [write.fact.event_id for write in written if write.fact.fact_id == fact_id]
+        assert sorted(fact.event_id for fact in history) == sorted(events)
+        assert history[0] == newest
+        order = [(fact.revision, fact.position.offset) for fact in history]
+        assert order == sorted(order, reverse=True)
+
+
 @examples
 @given(data=st.data(), log=events(least_revision=1))
 def test_revisioned_events_in_any_order_and_batching(store: PointStore, data: st.DataObject, log: list[Event]) -> None:
@@ -74,7 +86,9 @@ def test_revisioned_events_in_any_order_and_batching(store: PointStore, data: st
         size = data.draw(st.integers(1, len(delivered)))
         store.write(delivered[:size])
         delivered = delivered[size:]
-    assert_state(store, namespace, apply_one_by_one(sorted(writes, key=_order)))
+    expected = apply_one_by_one(sorted(writes, key=_order))
+    assert_state(store, namespace, expected)
+    assert_history(store, namespace, writes, expected)
 
 
 @examples
@@ -88,7 +102,9 @@ def test_any_events_in_log_order_with_replays(store: PointStore, data: st.DataOb
         end = data.draw(st.integers(applied + 1, len(writes)))
         store.write(writes[start:end])
         applied = end
-    assert_state(store, namespace, apply_one_by_one(writes))
+    expected = apply_one_by_one(writes)
+    assert_state(store, namespace, expected)
+    assert_history(store, namespace, writes, expected)
 
 
 def _order(write: FactWrite) -> tuple[int, int]:
