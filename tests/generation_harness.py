@@ -72,6 +72,11 @@ class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
     ) -> pb.GetFactResponse:
         raise NotImplementedError
 
+    async def GetFactHistory(  # noqa: N802
+        self, request: pb.GetFactHistoryRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetFactHistoryResponse:
+        raise NotImplementedError
+
     async def ListFacts(  # noqa: N802
         self, request: pb.ListFactsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListFactsResponse:

@@ -59,7 +59,9 @@ def make_write(fact: Fact, key: NDArray[np.float32], value: float = 1.5) -> Fact
 
 def retraction(fact_id: str = "mayor", revision: int = 4) -> FactWrite:
     """The retraction of a fact."""
-    fact = make_fact(fact_id, revision=revision, statement="", retracted=True, retract_reason="withdrawn")
+    after = LogPosition("recipe.knowledge-updates.v1", 3, 18)
+    gone = {"statement": "", "retracted": True, "retract_reason": "withdrawn"}
+    fact = make_fact(fact_id, revision=revision, position=after, **gone)
     return FactWrite(fact, None, None)
 
 

@@ -27,11 +27,14 @@ app = typer.Typer(
 app.command()(train)
 app.command()(ablate)
 app.add_typer(eval_app, name="eval")
+facts_app = typer.Typer(invoke_without_command=True)
+app.add_typer(facts_app, name="facts")
 
 Kafka = Annotated[str, typer.Option(envvar="RECIPE_KAFKA", help="Bootstrap servers of the broker.")]
 Topic = Annotated[str, typer.Option(envvar="RECIPE_TOPIC", help="Topic of the knowledge updates.")]
 Retriever = Annotated[str, typer.Option(envvar="RECIPE_RETRIEVER", help="Address of the retriever.")]
 Generator = Annotated[str, typer.Option(envvar="RECIPE_GENERATOR", help="Address of the generator.")]
+FactId = Annotated[str, typer.Argument(help="Id of the fact.")]
 Namespace = Annotated[str, typer.Option(help="The base of knowledge to use.")]
 Tokens = Annotated[int, typer.Option(min=0, max=2**31, help="Tokens to generate at most; 0 is the server's default.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -132,7 +135,7 @@ def publish(
 
 @app.command()
 def retract(
-    fact_id: Annotated[str, typer.Argument(help="Id of the fact.")],
+    fact_id: FactId,
     reason: Annotated[str, typer.Option(help="Why it no longer holds.")] = "",
     revision: Annotated[int, typer.Option(min=0, help="Version of the fact; 0 lets the log's order decide.")] = 0,
     namespace: Namespace = "default",
@@ -192,24 +195,49 @@ def compare(
         result_console().print(tables.comparison(prompt, both))
 
 
-@app.command()
+@facts_app.callback()
 def facts(
-    fact_id: Annotated[str | None, typer.Argument(help="Show this fact only, retracted or not.")] = None,
+    context: typer.Context,
     retracted: Annotated[bool, typer.Option(help="List retracted facts too.")] = False,
     namespace: Namespace = "default",
     retriever: Retriever = DEFAULT_RETRIEVER,
     as_json: Json = False,
 ) -> None:
-    """List what is stored."""
+    """List what is stored, or look at one fact."""
+    if context.invoked_subcommand is not None:
+        return
     with RecipeClient(retriever=retriever) as client:
-        if fact_id is not None:
-            found = [client.fact(fact_id, namespace=namespace)]
-        else:
-            found = list(client.facts(namespace=namespace, include_retracted=retracted))
+        found = list(client.facts(namespace=namespace, include_retracted=retracted))
     if as_json:
         _print_json([_message(fact) for fact in found])
     else:
         result_console().print(tables.facts(found, namespace))
+
+
+@facts_app.command()
+def show(
+    fact_id: FactId, namespace: Namespace = "default", retriever: Retriever = DEFAULT_RETRIEVER, as_json: Json = False
+) -> None:
+    """Show one fact, retracted or not."""
+    with RecipeClient(retriever=retriever) as client:
+        found = client.fact(fact_id, namespace=namespace)
+    if as_json:
+        _print_json(_message(found))
+    else:
+        result_console().print(tables.facts([found], namespace))
+
+
+@facts_app.command()
+def history(
+    fact_id: FactId, namespace: Namespace = "default", retriever: Retriever = DEFAULT_RETRIEVER, as_json: Json = False
+) -> None:
+    """Show every known revision of a fact, where it comes from, and its place in the log."""
+    with RecipeClient(retriever=retriever) as client:
+        revisions = client.history(fact_id, namespace=namespace)
+    if as_json:
+        _print_json([_message(fact) for fact in revisions])
+    else:
+        result_console().print(tables.history(revisions))
 
 
 @app.command()

@@ -65,15 +65,22 @@ class RecipeClient:
         request = generator_pb2.CompareRequest(namespace=namespace, prompt=prompt, max_new_tokens=max_new_tokens)
         return self._call(lambda: self._generator.Compare(request, timeout=self._timeout))
 
-    def retrieve(self, query: str, *, namespace: str = "") -> retriever_pb2.RetrieveResponse:
-        """The retriever's decision about a query."""
-        request = retriever_pb2.RetrieveRequest(namespace=namespace, query=query)
+    def retrieve(
+        self, query: str, *, namespace: str = "", after: PublishedEvent | None = None
+    ) -> retriever_pb2.RetrieveResponse:
+        """The retriever's decision about a query, made only once it knows the event `after`."""
+        request = retriever_pb2.RetrieveRequest(namespace=namespace, query=query, min_position=_position(after))
         return self._call(lambda: self._retriever.Retrieve(request, timeout=self._timeout))
 
     def fact(self, fact_id: str, *, namespace: str = "") -> retriever_pb2.Fact:
         """One stored fact, which may be retracted. Raises NotFoundError."""
         request = retriever_pb2.GetFactRequest(namespace=namespace, fact_id=fact_id)
         return self._call(lambda: self._retriever.GetFact(request, timeout=self._timeout)).fact
+
+    def history(self, fact_id: str, *, namespace: str = "") -> list[retriever_pb2.Fact]:
+        """All known revisions of a fact, newest first. Raises NotFoundError."""
+        request = retriever_pb2.GetFactHistoryRequest(namespace=namespace, fact_id=fact_id)
+        return list(self._call(lambda: self._retriever.GetFactHistory(request, timeout=self._timeout)).revisions)
 
     def facts(self, *, namespace: str = "", include_retracted: bool = False) -> Iterator[retriever_pb2.Fact]:
         """All facts of a namespace."""
@@ -141,6 +148,12 @@ def _applied(fact: retriever_pb2.Fact, event: PublishedEvent) -> bool:
     position = fact.position
     same_log = (position.topic, position.partition) == (event.topic, event.partition)
     return same_log and position.offset >= event.offset
+
+
+def _position(event: PublishedEvent | None) -> retriever_pb2.LogPosition | None:
+    if event is None:
+        return None
+    return retriever_pb2.LogPosition(topic=event.topic, partition=event.partition, offset=event.offset)
 
 
 def _policy(answer_unedited: bool) -> generator_pb2.RetrieverFailurePolicy.ValueType:

@@ -72,9 +72,22 @@ def facts(found: Sequence[retriever_pb2.Fact], namespace: str) -> Table:
     """Stored facts."""
     table = Table("fact", "revision", "statement", "valid", "position", title=f"{len(found)} facts in {namespace}")
     for fact in found:
-        statement = f"retracted: {fact.retract_reason}" if fact.retracted else fact.statement
         position = f"{fact.position.partition}/{fact.position.offset}"
-        table.add_row(fact.fact_id, str(fact.revision), statement, _validity(fact), position)
+        table.add_row(fact.fact_id, str(fact.revision), _what(fact), _validity(fact), position)
+    return table
+
+
+def history(revisions: Sequence[retriever_pb2.Fact]) -> Table:
+    """Every revision of a fact, newest first."""
+    newest = revisions[0]
+    table = Table(
+        "revision", "what", "valid", "event time", "publisher", "position", title=f"{newest.namespace}/{newest.fact_id}"
+    )
+    for fact in revisions:
+        position = f"{fact.position.topic}/{fact.position.partition}/{fact.position.offset}"
+        source = " ".join(part for part in (fact.source.publisher, fact.source.uri) if part)
+        when = fact.event_time.ToJsonString()
+        table.add_row(str(fact.revision), _what(fact), _validity(fact), when, source, position)
     return table
 
 
@@ -146,6 +159,10 @@ def _knowledge(knowledge: generator_pb2.Knowledge) -> str:
         decision = retriever_pb2.Decision.Name(knowledge.decision).removeprefix("DECISION_").lower()
         return f"{status}: {decision} (sentinel {knowledge.sentinel_similarity:.1f})"
     return f"{status}: {knowledge.degraded_reason}" if knowledge.degraded_reason else status
+
+
+def _what(fact: retriever_pb2.Fact) -> str:
+    return f"retracted: {fact.retract_reason}" if fact.retracted else fact.statement
 
 
 def _validity(fact: retriever_pb2.Fact) -> str:

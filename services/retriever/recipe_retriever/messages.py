@@ -8,7 +8,7 @@ from recipe_common.clock import to_timestamp
 from recipe_protos.knowledge.v1.knowledge_pb2 import Source
 from recipe_protos.retriever.v1 import retriever_pb2 as pb
 from recipe_retriever.retrieval import Decision, Retrieval
-from recipe_store.facts import Fact
+from recipe_store.facts import Fact, LogPosition
 
 _DECISIONS = {
     Decision.HIT: pb.DECISION_HIT,
@@ -17,12 +17,15 @@ _DECISIONS = {
 }
 
 
-def retrieve_response(retrieval: Retrieval, model_version: str) -> pb.RetrieveResponse:
-    """The answer to a Retrieve call."""
+def retrieve_response(
+    retrieval: Retrieval, model_version: str, applied: LogPosition | None = None
+) -> pb.RetrieveResponse:
+    """The answer to a Retrieve call; `applied` is how far the log is, where the call asked for a place in it."""
     response = pb.RetrieveResponse(
         decision=_DECISIONS[retrieval.decision],
         sentinel_similarity=retrieval.sentinel_similarity,
         model_version=model_version,
+        applied_position=None if applied is None else position_message(applied),
     )
     if retrieval.match is not None and retrieval.margin is not None:
         response.similarity = retrieval.match.similarity
@@ -37,6 +40,11 @@ def prompt_message(prompt: np.ndarray) -> pb.Prompt:
     values = prompt.astype("<f2").tobytes()
     tokens, hidden_size = prompt.shape
     return pb.Prompt(values=values, tokens=tokens, hidden_size=hidden_size, sha256=hashlib.sha256(values).digest())
+
+
+def position_message(position: LogPosition) -> pb.LogPosition:
+    """A place in the log."""
+    return pb.LogPosition(topic=position.topic, partition=position.partition, offset=position.offset)
 
 
 def fact_message(fact: Fact) -> pb.Fact:
@@ -54,9 +62,7 @@ def fact_message(fact: Fact) -> pb.Fact:
         event_id=fact.event_id,
         event_time=to_timestamp(fact.event_time),
         source=Source(publisher=fact.publisher, uri=fact.uri),
-        position=pb.LogPosition(
-            topic=fact.position.topic, partition=fact.position.partition, offset=fact.position.offset
-        ),
+        position=position_message(fact.position),
         retracted=fact.retracted,
         retract_reason=fact.retract_reason,
     )

@@ -12,8 +12,10 @@ from recipe_common.errors import FieldViolation, InvalidArgumentError, NotFoundE
 from recipe_common.requests import check_fact_id, check_namespace, require_text
 from recipe_protos.retriever.v1 import retriever_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2_grpc
+from recipe_retriever.log_positions import wait_until_applied
 from recipe_retriever.messages import fact_message, retrieve_response
 from recipe_retriever.retrieval import Retriever
+from recipe_store import LogPosition
 
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
@@ -34,8 +36,11 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
         namespace = check_namespace(request.namespace)
         query = require_text("query", request.query)
         as_of = from_timestamp(request.as_of, "as_of") if request.HasField("as_of") else now_utc()
+        reached = None
+        if request.HasField("min_position"):
+            reached = await self._wait_until_applied(_position(request.min_position), context.time_remaining())
         retrieval = await self._run(lambda: self._retriever.retrieve(namespace, query, as_of))
-        return retrieve_response(retrieval, self._retriever.model_version)
+        return retrieve_response(retrieval, self._retriever.model_version, reached)
 
     async def GetFact(  # noqa: N802
         self, request: pb.GetFactRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -44,8 +49,18 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
         fact_id = check_fact_id(request.fact_id)
         fact = await self._run(lambda: self._retriever.store.get(namespace, fact_id))
         if fact is None:
-            raise NotFoundError(f"fact_id: no fact {fact_id!r} was ever stored in namespace {namespace!r}")
+            raise _never_stored(namespace, fact_id)
         return pb.GetFactResponse(fact=fact_message(fact))
+
+    async def GetFactHistory(  # noqa: N802
+        self, request: pb.GetFactHistoryRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetFactHistoryResponse:
+        namespace = check_namespace(request.namespace)
+        fact_id = check_fact_id(request.fact_id)
+        revisions = await self._run(lambda: self._retriever.store.history(namespace, fact_id))
+        if not revisions:
+            raise _never_stored(namespace, fact_id)
+        return pb.GetFactHistoryResponse(revisions=map(fact_message, revisions))
 
     async def ListFacts(  # noqa: N802
         self, request: pb.ListFactsRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -62,5 +77,30 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
         shown = [fact_message(fact) for fact in facts if request.include_retracted or not fact.retracted]
         return pb.ListFactsResponse(facts=shown, next_page_token=token)
 
+    async def _wait_until_applied(self, wanted: LogPosition, time_remaining: float | None) -> LogPosition:
+        store = self._retriever.store
+        return await wait_until_applied(
+            wanted, lambda: self._run(lambda: store.applied(wanted.topic, wanted.partition)), time_remaining
+        )
+
     async def _run(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+def _position(message: pb.LogPosition) -> LogPosition:
+    violations = [
+        FieldViolation(f"min_position.{field}", description)
+        for field, wrong, description in (
+            ("topic", not message.topic, "must name the topic that the event was published to"),
+            ("partition", message.partition < 0, "must be 0 or more"),
+            ("offset", message.offset < 0, "must be 0 or more"),
+        )
+        if wrong
+    ]
+    if violations:
+        raise InvalidArgumentError(violations)
+    return LogPosition(message.topic, message.partition, message.offset)
+
+
+def _never_stored(namespace: str, fact_id: str) -> NotFoundError:
+    return NotFoundError(f"fact_id: no fact {fact_id!r} was ever stored in namespace {namespace!r}")

@@ -43,6 +43,9 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
     def ListFacts(self, request: pb.ListFactsRequest, context: Any) -> pb.ListFactsResponse:  # noqa: N802
         raise NotImplementedError
 
+    def GetFactHistory(self, request: pb.GetFactHistoryRequest, context: Any) -> pb.GetFactHistoryResponse:  # noqa: N802
+        raise NotImplementedError
+
 
 @contextmanager
 def client_of(retriever: ScriptedRetriever) -> Iterator[RecipeClient]:

@@ -54,6 +54,11 @@ class FailingServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     ) -> retriever_pb2.GetFactResponse:
         await context.abort(grpc.StatusCode.ABORTED, "by the handler")
 
+    async def GetFactHistory(  # noqa: N802
+        self, request: retriever_pb2.GetFactHistoryRequest, context: Context
+    ) -> retriever_pb2.GetFactHistoryResponse:
+        return retriever_pb2.GetFactHistoryResponse()
+
     async def ListFacts(  # noqa: N802
         self, request: retriever_pb2.ListFactsRequest, context: Context
     ) -> retriever_pb2.ListFactsResponse:

@@ -41,6 +41,11 @@ class SlowServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     ) -> retriever_pb2.GetFactResponse:
         return retriever_pb2.GetFactResponse()
 
+    async def GetFactHistory(  # noqa: N802
+        self, request: retriever_pb2.GetFactHistoryRequest, context: Context
+    ) -> retriever_pb2.GetFactHistoryResponse:
+        return retriever_pb2.GetFactHistoryResponse()
+
     async def ListFacts(  # noqa: N802
         self, request: retriever_pb2.ListFactsRequest, context: Context
     ) -> retriever_pb2.ListFactsResponse:

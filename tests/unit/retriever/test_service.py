@@ -20,7 +20,7 @@ from recipe_protos.retriever.v1 import retriever_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2_grpc
 from recipe_retriever.server import SERVICE, RetrieverServer
 from recipe_retriever.settings import RetrieverSettings
-from recipe_store import StoreUnavailableError
+from recipe_store import LogPosition, StoreUnavailableError
 from recipe_store.edge_store import EdgeStore, open_edge_store
 from retrieval_harness import (
     EVENT_TIME,
@@ -172,6 +172,17 @@ def test_a_query_may_ask_about_another_time(store: EdgeStore) -> None:
             ("as_of", "must lie in the years 1 to 9999, with nanos from 0 to 999999999"),
         ),
         ("GetFact", pb.GetFactRequest(), ("fact_id", "must have at least 1 character")),
+        ("GetFactHistory", pb.GetFactHistoryRequest(), ("fact_id", "must have at least 1 character")),
+        (
+            "Retrieve",
+            pb.RetrieveRequest(query="x", min_position=pb.LogPosition(offset=3)),
+            ("min_position.topic", "must name the topic that the event was published to"),
+        ),
+        (
+            "Retrieve",
+            pb.RetrieveRequest(query="x", min_position=pb.LogPosition(topic="t", partition=-1)),
+            ("min_position.partition", "must be 0 or more"),
+        ),
         (
             "ListFacts",
             pb.ListFactsRequest(page_size=1001),
@@ -195,6 +206,7 @@ def test_a_bad_field_is_named_with_what_it_must_be(
     [
         ("Retrieve", pb.RetrieveRequest(query="q")),
         ("GetFact", pb.GetFactRequest(fact_id="mayor")),
+        ("GetFactHistory", pb.GetFactHistoryRequest(fact_id="mayor")),
         ("ListFacts", pb.ListFactsRequest()),
     ],
 )
@@ -230,6 +242,64 @@ def test_an_unknown_fact_is_not_found(empty_store: EdgeStore) -> None:
     error = refusal(empty_store, "GetFact", pb.GetFactRequest(namespace="cities", fact_id="mayor"))
     assert error.code() is grpc.StatusCode.NOT_FOUND
     assert error.details() == "fact_id: no fact 'mayor' was ever stored in namespace 'cities'"
+
+
+def test_the_history_of_a_fact_shows_what_it_superseded(store: EdgeStore) -> None:
+    store.write([make_write(make_fact(), axis(0))])
+    store.write([retraction()])
+    request = pb.GetFactHistoryRequest(namespace="cities", fact_id="mayor")
+    newest, first = call(store, "GetFactHistory", request).revisions
+    assert (newest.retracted, newest.revision) == (True, 4)
+    assert first == FACT_MESSAGE
+
+
+def test_an_unknown_fact_has_no_history(empty_store: EdgeStore) -> None:
+    error = refusal(empty_store, "GetFactHistory", pb.GetFactHistoryRequest(namespace="cities", fact_id="mayor"))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert error.details() == "fact_id: no fact 'mayor' was ever stored in namespace 'cities'"
+
+
+AT_FIVE = pb.LogPosition(topic="updates", partition=1, offset=5)
+
+
+def test_a_query_waits_until_its_place_in_the_log_is_applied(store: EdgeStore) -> None:
+    request = pb.RetrieveRequest(namespace="cities", query="north", min_position=AT_FIVE)
+
+    async def scenario(stub: Stub, _: RetrieverServer, __: grpc.aio.Channel) -> pb.RetrieveResponse:
+        asked = asyncio.ensure_future(stub.Retrieve(request, timeout=10))
+        await asyncio.sleep(0.1)
+        assert not asked.done()
+        store.write([make_write(make_fact(), axis(0, 5.0))])
+        store.advance([LogPosition("updates", 1, 7)])
+        return await asked
+
+    response = serve(store, scenario)
+    assert response.fact == FACT_MESSAGE
+    assert response.applied_position == pb.LogPosition(topic="updates", partition=1, offset=7)
+
+
+def test_without_a_place_in_the_log_none_is_named(empty_store: EdgeStore) -> None:
+    assert not call(empty_store, "Retrieve", pb.RetrieveRequest(query="north")).HasField("applied_position")
+
+
+@pytest.mark.parametrize(("applied", "far"), [(None, "nothing of that partition is"), (4, "that partition is up to 4")])
+def test_a_place_that_is_not_applied_in_time_says_how_far_the_log_is(
+    store: EdgeStore, applied: int | None, far: str
+) -> None:
+    if applied is not None:
+        store.advance([LogPosition("updates", 1, applied)])
+
+    async def scenario(stub: Stub, _: RetrieverServer, __: grpc.aio.Channel) -> grpc.aio.AioRpcError:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.Retrieve(pb.RetrieveRequest(query="north", min_position=AT_FIVE), timeout=0.5)
+        return raised.value
+
+    error = serve(store, scenario)
+    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert error.details() == (
+        f"min_position: updates/1/5 is not applied yet, {far}; "
+        "ask again with a longer deadline, and see whether the encoder runs"
+    )
 
 
 def test_facts_are_listed_page_by_page(store: EdgeStore) -> None:

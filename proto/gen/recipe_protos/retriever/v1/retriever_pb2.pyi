@@ -58,6 +58,7 @@ class RetrieveRequest(_message.Message):
     NAMESPACE_FIELD_NUMBER: _builtins.int
     QUERY_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    MIN_POSITION_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The base of knowledge to search. Empty means "default"."""
     query: _builtins.str
@@ -68,16 +69,24 @@ class RetrieveRequest(_message.Message):
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Only facts that are valid at this instant are searched, UTC. Unset means now."""
 
+    @_builtins.property
+    def min_position(self) -> Global___LogPosition:
+        """Read your own write: answer only once every event of this partition up to this offset has had its effect, as the
+        publisher's acknowledgement names it. Waits as long as the deadline allows, at most 30 seconds; then
+        FAILED_PRECONDITION, which says how far the partition is applied. Unset means not to wait.
+        """
+
     def __init__(
         self,
         *,
         namespace: _builtins.str = ...,
         query: _builtins.str = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        min_position: Global___LogPosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "min_position", b"min_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "namespace", b"namespace", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "min_position", b"min_position", "namespace", b"namespace", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -96,6 +105,7 @@ class RetrieveResponse(_message.Message):
     FACT_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    APPLIED_POSITION_FIELD_NUMBER: _builtins.int
     decision: Global___Decision.ValueType
     """Whether a fact applies."""
     similarity: _builtins.float
@@ -116,6 +126,10 @@ class RetrieveResponse(_message.Message):
     def prompt(self) -> Global___Prompt:
         """The continuous prompt of that fact. Set on a hit only."""
 
+    @_builtins.property
+    def applied_position(self) -> Global___LogPosition:
+        """How far the partition of the request's `min_position` is applied. Set if the request has one."""
+
     def __init__(
         self,
         *,
@@ -126,10 +140,11 @@ class RetrieveResponse(_message.Message):
         fact: Global___Fact | None = ...,
         prompt: Global___Prompt | None = ...,
         model_version: _builtins.str = ...,
+        applied_position: Global___LogPosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "_similarity", b"_similarity", "fact", b"fact", "margin", b"margin", "prompt", b"prompt", "similarity", b"similarity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "_similarity", b"_similarity", "applied_position", b"applied_position", "fact", b"fact", "margin", b"margin", "prompt", b"prompt", "similarity", b"similarity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "_similarity", b"_similarity", "decision", b"decision", "fact", b"fact", "margin", b"margin", "model_version", b"model_version", "prompt", b"prompt", "sentinel_similarity", b"sentinel_similarity", "similarity", b"similarity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "_similarity", b"_similarity", "applied_position", b"applied_position", "decision", b"decision", "fact", b"fact", "margin", b"margin", "model_version", b"model_version", "prompt", b"prompt", "sentinel_similarity", b"sentinel_similarity", "similarity", b"similarity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__margin: _TypeAlias = _typing.Literal["margin"]  # noqa: Y015
     _WhichOneofArgType__margin: _TypeAlias = _typing.Literal["_margin", b"_margin"]  # noqa: Y015
@@ -231,6 +246,56 @@ class GetFactResponse(_message.Message):
 Global___GetFactResponse: _TypeAlias = GetFactResponse  # noqa: Y015
 
 @_typing.final
+class GetFactHistoryRequest(_message.Message):
+    """GetFactHistoryRequest names one fact."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    FACT_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The base of knowledge the fact belongs to. Empty means "default"."""
+    fact_id: _builtins.str
+    """Id of the fact within its namespace. Required."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        fact_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fact_id", b"fact_id", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetFactHistoryRequest: _TypeAlias = GetFactHistoryRequest  # noqa: Y015
+
+@_typing.final
+class GetFactHistoryResponse(_message.Message):
+    """GetFactHistoryResponse holds what is known of one fact's past."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fact]:
+        """All known revisions, retractions among them, newest first; the first is the one that stands."""
+
+    def __init__(
+        self,
+        *,
+        revisions: _abc.Iterable[Global___Fact] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revisions", b"revisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetFactHistoryResponse: _TypeAlias = GetFactHistoryResponse  # noqa: Y015
+
+@_typing.final
 class ListFactsRequest(_message.Message):
     """ListFactsRequest asks for one page of facts."""
 
@@ -294,7 +359,7 @@ Global___ListFactsResponse: _TypeAlias = ListFactsResponse  # noqa: Y015
 
 @_typing.final
 class Fact(_message.Message):
-    """Fact is the newest known revision of one fact, without its vectors."""
+    """Fact is one revision of one fact, without its vectors."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

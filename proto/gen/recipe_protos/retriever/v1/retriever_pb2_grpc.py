@@ -30,8 +30,9 @@ class RetrieverServiceStub(object):
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time;
-    FAILED_PRECONDITION when the query encoder and the stored keys belong to different model versions; UNAVAILABLE while
-    the service warms up or drains, or while its store cannot be reached.
+    FAILED_PRECONDITION when the query encoder and the stored keys belong to different model versions, or when
+    `min_position` is not applied in time; UNAVAILABLE while the service warms up or drains, or while its store cannot be
+    reached.
     """
 
     def __init__(self, channel):
@@ -50,6 +51,11 @@ class RetrieverServiceStub(object):
                 request_serializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.GetFactRequest.SerializeToString,
                 response_deserializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.GetFactResponse.FromString,
                 _registered_method=True)
+        self.GetFactHistory = channel.unary_unary(
+                '/recipe_protos.retriever.v1.RetrieverService/GetFactHistory',
+                request_serializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.GetFactHistoryRequest.SerializeToString,
+                response_deserializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.GetFactHistoryResponse.FromString,
+                _registered_method=True)
         self.ListFacts = channel.unary_unary(
                 '/recipe_protos.retriever.v1.RetrieverService/ListFacts',
                 request_serializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.ListFactsRequest.SerializeToString,
@@ -62,8 +68,9 @@ class RetrieverServiceServicer(object):
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time;
-    FAILED_PRECONDITION when the query encoder and the stored keys belong to different model versions; UNAVAILABLE while
-    the service warms up or drains, or while its store cannot be reached.
+    FAILED_PRECONDITION when the query encoder and the stored keys belong to different model versions, or when
+    `min_position` is not applied in time; UNAVAILABLE while the service warms up or drains, or while its store cannot be
+    reached.
     """
 
     def Retrieve(self, request, context):
@@ -76,6 +83,13 @@ class RetrieverServiceServicer(object):
 
     def GetFact(self, request, context):
         """GetFact returns one fact by its id, including a retracted one. NOT_FOUND if the id was never published.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFactHistory(self, request, context):
+        """GetFactHistory returns all known revisions of one fact. NOT_FOUND if the id was never published.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,6 +115,11 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
                     request_deserializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.GetFactRequest.FromString,
                     response_serializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.GetFactResponse.SerializeToString,
             ),
+            'GetFactHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFactHistory,
+                    request_deserializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.GetFactHistoryRequest.FromString,
+                    response_serializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.GetFactHistoryResponse.SerializeToString,
+            ),
             'ListFacts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListFacts,
                     request_deserializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.ListFactsRequest.FromString,
@@ -119,8 +138,9 @@ class RetrieverService(object):
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time;
-    FAILED_PRECONDITION when the query encoder and the stored keys belong to different model versions; UNAVAILABLE while
-    the service warms up or drains, or while its store cannot be reached.
+    FAILED_PRECONDITION when the query encoder and the stored keys belong to different model versions, or when
+    `min_position` is not applied in time; UNAVAILABLE while the service warms up or drains, or while its store cannot be
+    reached.
     """
 
     @staticmethod
@@ -167,6 +187,33 @@ class RetrieverService(object):
             '/recipe_protos.retriever.v1.RetrieverService/GetFact',
             recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.GetFactRequest.SerializeToString,
             recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.GetFactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFactHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recipe_protos.retriever.v1.RetrieverService/GetFactHistory',
+            recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.GetFactHistoryRequest.SerializeToString,
+            recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.GetFactHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -31,8 +31,9 @@ class RetrieverServiceStub:
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time;
-    FAILED_PRECONDITION when the query encoder and the stored keys belong to different model versions; UNAVAILABLE while
-    the service warms up or drains, or while its store cannot be reached.
+    FAILED_PRECONDITION when the query encoder and the stored keys belong to different model versions, or when
+    `min_position` is not applied in time; UNAVAILABLE while the service warms up or drains, or while its store cannot be
+    reached.
     """
 
     @_typing.overload
@@ -45,6 +46,8 @@ class RetrieverServiceStub:
     """
     GetFact: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.GetFactRequest, _retriever_pb2.GetFactResponse]
     """GetFact returns one fact by its id, including a retracted one. NOT_FOUND if the id was never published."""
+    GetFactHistory: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.GetFactHistoryRequest, _retriever_pb2.GetFactHistoryResponse]
+    """GetFactHistory returns all known revisions of one fact. NOT_FOUND if the id was never published."""
     ListFacts: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.ListFactsRequest, _retriever_pb2.ListFactsResponse]
     """ListFacts returns the facts of a namespace page by page, in an order that is stable but has no meaning."""
 
@@ -54,8 +57,9 @@ class RetrieverServiceAsyncStub(RetrieverServiceStub):
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time;
-    FAILED_PRECONDITION when the query encoder and the stored keys belong to different model versions; UNAVAILABLE while
-    the service warms up or drains, or while its store cannot be reached.
+    FAILED_PRECONDITION when the query encoder and the stored keys belong to different model versions, or when
+    `min_position` is not applied in time; UNAVAILABLE while the service warms up or drains, or while its store cannot be
+    reached.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -65,6 +69,8 @@ class RetrieverServiceAsyncStub(RetrieverServiceStub):
     """
     GetFact: _aio.UnaryUnaryMultiCallable[_retriever_pb2.GetFactRequest, _retriever_pb2.GetFactResponse]  # type: ignore[assignment]
     """GetFact returns one fact by its id, including a retracted one. NOT_FOUND if the id was never published."""
+    GetFactHistory: _aio.UnaryUnaryMultiCallable[_retriever_pb2.GetFactHistoryRequest, _retriever_pb2.GetFactHistoryResponse]  # type: ignore[assignment]
+    """GetFactHistory returns all known revisions of one fact. NOT_FOUND if the id was never published."""
     ListFacts: _aio.UnaryUnaryMultiCallable[_retriever_pb2.ListFactsRequest, _retriever_pb2.ListFactsResponse]  # type: ignore[assignment]
     """ListFacts returns the facts of a namespace page by page, in an order that is stable but has no meaning."""
 
@@ -73,8 +79,9 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time;
-    FAILED_PRECONDITION when the query encoder and the stored keys belong to different model versions; UNAVAILABLE while
-    the service warms up or drains, or while its store cannot be reached.
+    FAILED_PRECONDITION when the query encoder and the stored keys belong to different model versions, or when
+    `min_position` is not applied in time; UNAVAILABLE while the service warms up or drains, or while its store cannot be
+    reached.
     """
 
     @_abc_1.abstractmethod
@@ -94,6 +101,14 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_retriever_pb2.GetFactResponse, _abc.Awaitable[_retriever_pb2.GetFactResponse]]:
         """GetFact returns one fact by its id, including a retracted one. NOT_FOUND if the id was never published."""
+
+    @_abc_1.abstractmethod
+    def GetFactHistory(
+        self,
+        request: _retriever_pb2.GetFactHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retriever_pb2.GetFactHistoryResponse, _abc.Awaitable[_retriever_pb2.GetFactHistoryResponse]]:
+        """GetFactHistory returns all known revisions of one fact. NOT_FOUND if the id was never published."""
 
     @_abc_1.abstractmethod
     def ListFacts(
