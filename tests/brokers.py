@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGKILL
 from subprocess import run
 
 import pytest
@@ -59,8 +60,8 @@ def broker() -> Iterator[str]:
         case "external":
             yield os.environ["RECIPE_TEST_KAFKA"]
         case "kafka":
-            with apache_kafka(Path(os.environ["KAFKA_HOME"])) as bootstrap_servers:
-                yield bootstrap_servers
+            with apache_kafka(Path(os.environ["KAFKA_HOME"])) as node:
+                yield node.bootstrap_servers
         case _:
             with EmbeddedBroker() as embedded:
                 yield embedded.bootstrap_servers
@@ -90,25 +91,48 @@ def topics(make_topics: Callable[[int], Topics]) -> Topics:
     return make_topics(2)
 
 
-@contextmanager
-def apache_kafka(home: Path) -> Iterator[str]:
-    """One Apache Kafka node with its data in a temporary folder; yields bootstrap servers."""
-    with tempfile.TemporaryDirectory(prefix="recipe-kafka-") as folder:
+class ApacheKafka:
+    """One Apache Kafka node with its data in `folder`; it can be killed and started again on them."""
+
+    def __init__(self, home: Path, folder: Path) -> None:
         port = claim_port(0)
-        config = Path(folder) / "server.properties"
-        config.write_text(_server_properties(Path(folder) / "data", port, claim_port(0)))
-        environment = {**os.environ, "LOG_DIR": f"{folder}/logs", "KAFKA_HEAP_OPTS": "-Xms128m -Xmx384m"}
+        self.bootstrap_servers = f"{HOST}:{port}"
+        self._config = folder / "server.properties"
+        self._config.write_text(_server_properties(folder / "data", port, claim_port(0)))
+        self._environment = {**os.environ, "LOG_DIR": f"{folder}/logs", "KAFKA_HEAP_OPTS": "-Xms128m -Xmx384m"}
+        self._home = home
+        self._process: TiedProcess | None = None
         cluster = uuid.uuid4().hex[:22]
         run(
-            [f"{home}/bin/kafka-storage.sh", "format", "-t", cluster, "-c", str(config)],
-            env=environment, check=True, capture_output=True,
+            [f"{home}/bin/kafka-storage.sh", "format", "-t", cluster, "-c", str(self._config)],
+            env=self._environment, check=True, capture_output=True,
         )  # fmt: skip
-        process = TiedProcess([f"{home}/bin/kafka-server-start.sh", str(config)], environment)
+
+    def start(self) -> None:
+        self._process = TiedProcess([f"{self._home}/bin/kafka-server-start.sh", str(self._config)], self._environment)
+        wait_until_ready(self._process, self.bootstrap_servers, KAFKA_START_SECONDS)
+
+    def kill(self) -> None:
+        """SIGKILL to all of it."""
+        if self._process is not None:
+            os.killpg(self._process.pid, SIGKILL)
+            self.stop()
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.stop(KAFKA_STOP_SECONDS)
+
+
+@contextmanager
+def apache_kafka(home: Path) -> Iterator[ApacheKafka]:
+    """A running node, whose data are gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="recipe-kafka-") as folder:
+        node = ApacheKafka(home, Path(folder))
         try:
-            wait_until_ready(process, f"{HOST}:{port}", KAFKA_START_SECONDS)
-            yield f"{HOST}:{port}"
+            node.start()
+            yield node
         finally:
-            process.stop(KAFKA_STOP_SECONDS)
+            node.stop()
 
 
 def _server_properties(data: Path, port: int, controller_port: int) -> str:

@@ -1,13 +1,14 @@
 """The knowledge base in Qdrant: a server through its client, or the client's local mode.
 
-One collection holds the keys of one model version; an alias names the collection that is live. What was superseded
-is kept in a collection of its own.
+A collection holds the keys of one model version; aliases name the current one of each version, and the live one. What
+was superseded is kept in a collection of its own.
 """
 
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
 from typing import Any, Final
 
 import grpc
@@ -67,7 +68,12 @@ def open_client_store(
 
 
 class ClientStore(PointStore):
-    """A `KnowledgeStore` in the collection of one model version, created if it does not exist."""
+    """A `KnowledgeStore` in the current collection of one model version, created if there is none.
+
+    The alias `facts-VERSION` names that collection, and every call goes through it: when the alias moves to a rebuilt
+    collection, running services follow at once, and never to the keys of another version. The alias `facts-live` says
+    which version answers; `collection` is set for a collection that is not current.
+    """
 
     def __init__(self, client: QdrantClient, schema: StoreSchema, *, must_be_live: bool = False) -> None:
         super().__init__(schema)
@@ -77,23 +83,43 @@ class ClientStore(PointStore):
         self._local = options["path"] is not None or options["location"] == IN_MEMORY
         # Local mode is plain Python without locks of its own.
         self._turn: AbstractContextManager[Any] = threading.Lock() if self._local else nullcontext()
-        self._collection = _collection_name(schema.model_version)
+        self._alias = _alias(schema.model_version)
+        self._collection = self._alias
         if must_be_live:
             self._require_live()
         with self._calling():
-            self._open_collection()
+            self._open_current()
 
     def live_model_version(self) -> str | None:
         """The model version whose collection is live, or None if none is."""
         with self._calling():
-            collection = self._live_collection()
+            collection = self._target(LIVE_ALIAS)
             metadata = None if collection is None else _metadata(self._client, collection)
             return None if metadata is None else metadata["model_version"]
 
-    def make_live(self) -> None:
-        """Let the alias name this store's collection, in one step; call it when the collection is rebuilt."""
+    @property
+    def collection(self) -> str:
+        """The collection that the calls go to now."""
         with self._calling():
-            self._point_alias()
+            return self._target(self._collection) or self._collection
+
+    def new_collection(self) -> "ClientStore":
+        """The same base in a new, empty collection, which nobody sees until its `make_live`."""
+        with self._calling():
+            made = re.compile(rf"{re.escape(self._alias)}-(\d+)")
+            names = [collection.name for collection in self._client.get_collections().collections]
+            numbers = [int(found[1]) for name in names if (found := made.fullmatch(name))]
+            name = f"{self._alias}-{max(numbers, default=0) + 1}"
+            self._create_collection(name)
+        beside = copy(self)
+        beside._collection = name
+        return beside
+
+    def make_live(self) -> None:
+        """Let the aliases name this store's collection, in one step; call it when the collection is complete."""
+        collection = self.collection
+        with self._calling():
+            self._point_aliases([self._alias, LIVE_ALIAS], collection)
 
     def close(self) -> None:
         with self._calling():
@@ -183,35 +209,38 @@ class ClientStore(PointStore):
         if (live := self.live_model_version()) not in (None, self.model_version):
             raise FailedPreconditionError(
                 f"the live collection in Qdrant at {self._location} holds the keys of model version {live}, and the "
-                f"loaded checkpoint is {self.model_version}: load that version's checkpoint or, once an encoder has "
-                f"filled {self._collection!r}, let the alias {LIVE_ALIAS!r} name it"
+                f"loaded checkpoint is {self.model_version}: load that version's checkpoint, or re-encode the facts "
+                "with this one ('recipe rebuild')"
             )
 
-    def _open_collection(self) -> None:
-        if not self._client.collection_exists(self._collection):
-            self._create_collection()
+    def _open_current(self) -> None:
+        current = self._target(self._alias)
+        if current is None:
+            current = f"{self._alias}-1"
+            if not self._client.collection_exists(current):
+                self._create_collection(current)
+            self._point_aliases([self._alias], current)
         if not self._client.collection_exists(HISTORY_COLLECTION):
             self._create(HISTORY_COLLECTION, vectors_config={})
-        if not self._local:  # local mode has no indexes
-            self._create_indexes(self._collection, _FACT_INDEXES)
-            self._create_indexes(HISTORY_COLLECTION, _HISTORY_INDEXES)
+        self._create_indexes(HISTORY_COLLECTION, _HISTORY_INDEXES)
         self._schema.require_same(
-            _metadata(self._client, self._collection),
-            f"collection {self._collection!r} in Qdrant at {self._location}",
+            _metadata(self._client, current),
+            f"collection {current!r} in Qdrant at {self._location}",
             "delete that collection and rebuild it from the log",
         )
-        if self._live_collection() is None:
-            self._point_alias()
+        if self._target(LIVE_ALIAS) is None:
+            self._point_aliases([LIVE_ALIAS], current)
 
-    def _create_collection(self) -> None:
+    def _create_collection(self, name: str) -> None:
         exact_kilobytes = EXACT_FACTS * self.key_size * np.dtype(np.float32).itemsize // 1024
         self._create(
-            self._collection,
+            name,
             vectors_config=models.VectorParams(size=self.key_size, distance=models.Distance.DOT),
             optimizers_config=models.OptimizersConfigDiff(indexing_threshold=exact_kilobytes),
             hnsw_config=models.HnswConfigDiff(full_scan_threshold=exact_kilobytes),
             metadata=self._schema.to_json(),
         )
+        self._create_indexes(name, _FACT_INDEXES)
 
     def _create(self, collection: str, **config: Any) -> None:  # noqa: ANN401 (what the client takes)
         try:
@@ -222,19 +251,25 @@ class ClientStore(PointStore):
                 raise
 
     def _create_indexes(self, collection: str, schemas: Mapping[Field, models.PayloadSchemaParams]) -> None:
+        if self._local:  # local mode has no indexes
+            return
         present = self._client.get_collection(collection).payload_schema
         for field, schema in schemas.items():
             if field.value not in present:
                 self._client.create_payload_index(collection, field.value, field_schema=schema)
 
-    def _live_collection(self) -> str | None:
+    def _target(self, name: str) -> str | None:
+        """The collection that an alias names."""
         aliases = self._client.get_aliases().aliases
-        return next((alias.collection_name for alias in aliases if alias.alias_name == LIVE_ALIAS), None)
+        return next((alias.collection_name for alias in aliases if alias.alias_name == name), None)
 
-    def _point_alias(self) -> None:
-        create = models.CreateAlias(collection_name=self._collection, alias_name=LIVE_ALIAS)
-        delete = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=LIVE_ALIAS))
-        self._client.update_collection_aliases([delete, models.CreateAliasOperation(create_alias=create)])
+    def _point_aliases(self, names: Sequence[str], collection: str) -> None:
+        operations: list[models.AliasOperations] = []
+        for name in names:
+            create = models.CreateAlias(collection_name=collection, alias_name=name)
+            operations.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name)))
+            operations.append(models.CreateAliasOperation(create_alias=create))
+        self._client.update_collection_aliases(operations)
 
 
 def _keyword(field: Field) -> models.KeywordIndexParams:
@@ -255,7 +290,7 @@ _HISTORY_INDEXES: Final[Mapping[Field, models.PayloadSchemaParams]] = {
 }
 
 
-def _collection_name(model_version: str) -> str:
+def _alias(model_version: str) -> str:
     if not _COLLECTION_SAFE.fullmatch(model_version):
         description = "must be 1 to 100 letters, digits, dots, dashes or underscores"
         raise InvalidArgumentError([FieldViolation("model_version", description)])

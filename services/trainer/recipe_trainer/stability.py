@@ -56,4 +56,4 @@ def _companions(options: TrainOptions, option: str, value: int) -> dict[str, int
     if option != "contrast_edits":
         return {}
     share = value / options.contrast_edits
-    return {name: round(share * getattr(options, name)) for name in ("other_relations", "ordinary_texts")}
+    return {name: round(share * getattr(options, name)) for name in ("other_relations", "ordinary_texts", "versions")}

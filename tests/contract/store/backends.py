@@ -54,7 +54,7 @@ def server_backend(_: Path) -> Iterator[Backend]:
         pytest.skip("RECIPE_TEST_QDRANT_URL names no live Qdrant server")
     with closing(open_client_store(url, f"contract-{uuid.uuid4()}", KEY_SIZE, PROMPT_SHAPE)) as store:
         yield _client(store)
-        store._client.delete_collection(store._collection)
+        store._client.delete_collection(store.collection)
 
 
 BACKENDS: Final = {

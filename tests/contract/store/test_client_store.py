@@ -40,7 +40,7 @@ def test_each_model_version_has_a_collection_of_its_own() -> None:
     first, second = open_version(client, "v1"), open_version(client, "v2")
     first.write([make_write(make_fact("n", "f", 1, 0))])
     assert (first.count("n"), second.count("n")) == (1, 0)
-    assert {c.name for c in client.get_collections().collections} == {"facts-history", "facts-v1", "facts-v2"}
+    assert {c.name for c in client.get_collections().collections} == {"facts-history", "facts-v1-1", "facts-v2-1"}
 
 
 def test_the_first_version_is_live_until_another_is_made_live() -> None:
@@ -59,9 +59,31 @@ def test_a_reader_of_another_version_than_the_live_one_is_refused_and_creates_no
     ClientStore(client, schemas["v1"], must_be_live=True)  # the first of all becomes the live one
     with pytest.raises(FailedPreconditionError, match=r"holds the keys of model version v1, and the loaded .* is v2"):
         ClientStore(client, schemas["v2"], must_be_live=True)
-    assert [collection.name for collection in client.get_collections().collections] == ["facts-v1", "facts-history"]
+    assert [collection.name for collection in client.get_collections().collections] == ["facts-v1-1", "facts-history"]
     ClientStore(client, schemas["v2"]).make_live()
     ClientStore(client, schemas["v2"], must_be_live=True)
+
+
+def test_a_new_collection_is_seen_by_nobody_until_it_is_live() -> None:
+    client = QdrantClient(":memory:")
+    reader = open_version(client, "v1")
+    reader.write([make_write(make_fact("n", "old", 1, 0))])
+    rebuilt = reader.new_collection()
+    rebuilt.write([make_write(make_fact("n", f"new {number}", 1, 0)) for number in range(2)])
+
+    assert (reader.collection, rebuilt.collection, reader.count("n")) == ("facts-v1-1", "facts-v1-2", 1)
+    rebuilt.make_live()
+    assert (reader.collection, reader.count("n")) == ("facts-v1-2", 2)
+    assert client.count("facts-v1-1").count == 1  # kept, to go back to
+
+
+def test_a_collection_of_a_version_that_is_not_live_takes_over_from_the_live_one() -> None:
+    client = QdrantClient(":memory:")
+    old, new = open_version(client, "v1"), open_version(client, "v10")
+    beside = new.new_collection()
+    assert (new.collection, beside.collection) == ("facts-v10-1", "facts-v10-2")
+    beside.make_live()
+    assert (old.live_model_version(), old.collection, new.collection) == ("v10", "facts-v1-1", "facts-v10-2")
 
 
 def test_a_collection_of_other_sizes_is_refused() -> None:
@@ -70,7 +92,7 @@ def test_a_collection_of_other_sizes_is_refused() -> None:
     with pytest.raises(FailedPreconditionError) as error:
         ClientStore(client, StoreSchema("v1", KEY_SIZE, (4, 2)))
     assert str(error.value) == (
-        "collection 'facts-v1' in Qdrant at :memory: was made for model version 'v1' "
+        "collection 'facts-v1-1' in Qdrant at :memory: was made for model version 'v1' "
         "(key size 8, prompt shape [2, 4]), but this service runs model version 'v1' "
         "(key size 8, prompt shape [4, 2]); "
         "delete that collection and rebuild it from the log"
@@ -79,7 +101,7 @@ def test_a_collection_of_other_sizes_is_refused() -> None:
 
 def test_a_collection_made_by_something_else_is_refused() -> None:
     client = QdrantClient(":memory:")
-    client.create_collection("facts-v1", VectorParams(size=KEY_SIZE, distance=Distance.DOT))
+    client.create_collection("facts-v1-1", VectorParams(size=KEY_SIZE, distance=Distance.DOT))
     with pytest.raises(FailedPreconditionError, match="does not say which model version it was made for"):
         open_version(client, "v1")
 
