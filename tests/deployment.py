@@ -78,9 +78,7 @@ def compose_services() -> dict[str, Any]:
 
 def compose_environment(service: str) -> dict[str, str]:
     """The environment that Compose gives a service, as the process sees it."""
-    return {
-        name: str(value).replace("$$", "$") for name, value in compose_services()[service]["environment"].items()
-    }
+    return {name: str(value).replace("$$", "$") for name, value in compose_services()[service]["environment"].items()}
 
 
 def seconds(duration: str) -> int:
@@ -93,6 +91,17 @@ def constraint(package: str) -> str:
     """The pinned version of a package."""
     lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
     return next(line.partition("==")[2] for line in lines if line.partition("==")[0] == package)
+
+
+def dockerfile(service: str) -> Path:
+    """A service's Dockerfile."""
+    return REPOSITORY / f"deploy/docker/{service}.Dockerfile"
+
+
+def stages(service: str) -> list[str]:
+    """The text of each stage of a service's Dockerfile, without comments and with continued lines joined."""
+    text = re.sub(r"^\s*#.*\n", "", dockerfile(service).read_text(), flags=re.MULTILINE).replace("\\\n", "")
+    return re.split(r"^(?=FROM )", text, flags=re.MULTILINE)[1:]
 
 
 def base_environment() -> dict[str, str]:

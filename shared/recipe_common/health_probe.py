@@ -17,7 +17,8 @@ def main(address: str) -> int:
     """Ask once; says on standard error why the answer is 1."""
     with grpc.insecure_channel(address) as channel:
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_SECONDS)
+            check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]  # its types lack it
+            answer = check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_SECONDS)
         except grpc.RpcError as error:
             print(f"{address}: {describe_rpc_error(error)}", file=sys.stderr)
             return 1

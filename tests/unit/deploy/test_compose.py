@@ -206,7 +206,7 @@ def answering(status: int) -> Iterator[int]:
     """An HTTP server that answers everything with `status`; yields its port."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self.send_response(status if self.path in {"/readyz", "/ready"} else 404)
             self.end_headers()
 

@@ -4,27 +4,20 @@ import re
 
 import pytest
 
-from deployment import REPOSITORY, SERVICES, compose_services
+from deployment import REPOSITORY, SERVICES, compose_services, dockerfile, stages
 from recipe_model.defaults import DEFAULT_ENCODER
 from recipe_model.pretrained import _PACKAGES
 
-DOCKERFILES = {path.name.partition(".")[0]: path for path in (REPOSITORY / "deploy/docker").glob("*.Dockerfile")}
-
-
-def stages(name: str) -> list[str]:
-    """The text of each stage of a Dockerfile, without comments and with continued lines joined."""
-    text = re.sub(r"^\s*#.*\n", "", DOCKERFILES[name].read_text(), flags=re.MULTILINE).replace("\\\n", "")
-    return re.split(r"^(?=FROM )", text, flags=re.MULTILINE)[1:]
-
 
 def test_every_service_has_a_dockerfile_and_compose_builds_it() -> None:
-    assert DOCKERFILES.keys() == SERVICES.keys()
-    for name, path in DOCKERFILES.items():
+    files = {path.name.partition(".")[0] for path in (REPOSITORY / "deploy/docker").glob("*.Dockerfile")}
+    assert files == SERVICES.keys()
+    for name in SERVICES:
         build = compose_services()[name]["build"]
-        assert (REPOSITORY / build["context"] / build["dockerfile"]).resolve() == path
+        assert (REPOSITORY / build["context"] / build["dockerfile"]).resolve() == dockerfile(name)
 
 
-@pytest.mark.parametrize("name", DOCKERFILES)
+@pytest.mark.parametrize("name", SERVICES)
 def test_the_image_runs_its_service_as_nobody_in_particular(name: str) -> None:
     build, image = stages(name)
     assert build.split()[1] == image.split()[1]
@@ -35,7 +28,7 @@ def test_the_image_runs_its_service_as_nobody_in_particular(name: str) -> None:
     assert "COPY --from=build /opt/recipe /opt/recipe" in image
 
 
-@pytest.mark.parametrize("name", DOCKERFILES)
+@pytest.mark.parametrize("name", SERVICES)
 def test_every_install_is_pinned_and_only_the_services_extra_is_installed(name: str) -> None:
     build, image = stages(name)
     installs = re.findall(r"pip install ([^&\n]*)", build)
@@ -44,7 +37,7 @@ def test_every_install_is_pinned_and_only_the_services_extra_is_installed(name: 
     assert "pip" not in image
 
 
-@pytest.mark.parametrize("name", DOCKERFILES)
+@pytest.mark.parametrize("name", SERVICES)
 def test_the_default_models_that_a_service_loads_are_in_its_image(name: str) -> None:
     fields = SERVICES[name].settings.model_fields
     needed = {
@@ -61,7 +54,7 @@ def test_the_default_models_that_a_service_loads_are_in_its_image(name: str) -> 
     assert ("RECIPE_CACHE_DIR=/opt/recipe/models" in image) is converts
 
 
-@pytest.mark.parametrize("name", DOCKERFILES)
+@pytest.mark.parametrize("name", SERVICES)
 def test_what_is_copied_is_let_through_by_dockerignore(name: str) -> None:
     passed = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {
