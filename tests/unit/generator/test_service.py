@@ -421,6 +421,25 @@ def test_answers_tokens_and_stages_are_counted(llm: LanguageModel) -> None:
     ]
 
 
+def test_retrievals_are_spread_over_all_retrievers_behind_the_address(llm: LanguageModel) -> None:
+    first, second = FakeRetriever(), FakeRetriever()
+
+    async def scenario() -> None:
+        async with (
+            served(first) as one,
+            served(second) as other,
+            generator(TransformersEngine(llm), f"ipv4:{one},{other}") as (_, address),
+            grpc.aio.insecure_channel(address) as channel,
+        ):
+            stub: Stub = generator_pb2_grpc.GeneratorServiceStub(channel)
+            while not (first.requests and second.requests) and len(first.requests + second.requests) < 100:
+                await stub.Generate(pb.GenerateRequest(prompt=TEXT, max_new_tokens=1))
+
+    asyncio.run(scenario())
+    assert first.requests
+    assert second.requests
+
+
 def test_a_started_generator_serves(llm: LanguageModel) -> None:
     async def scenario(_: Stub, __: GeneratorServer, channel: grpc.aio.Channel) -> int:
         check = channel.unary_unary(
