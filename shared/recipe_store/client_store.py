@@ -18,7 +18,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException
 
-from recipe_common.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
+from recipe_common.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, NotFoundError
 from recipe_common.grpc_errors import describe_rpc_error
 from recipe_store.errors import StoreUnavailableError
 from recipe_store.filters import Condition, Equals, InRange, Where
@@ -55,16 +55,22 @@ def open_client_store(
     Raises `StoreUnavailableError` if the server does not answer and `FailedPreconditionError` if the model
     version's collection was made for other sizes or, with `must_be_live`, if another version's is the live one.
     """
+    client = connect(location, api_key=api_key, grpc_port=grpc_port, timeout_seconds=timeout_seconds)
+    return ClientStore(client, StoreSchema(model_version, key_size, prompt_shape), must_be_live=must_be_live)
+
+
+def connect(
+    location: str, *, api_key: str | None = None, grpc_port: int = 6334, timeout_seconds: int = 5
+) -> QdrantClient:
+    """A client of a server's URL, of a directory for local mode, or of ":memory:"; nothing is asked yet."""
     if location.startswith(("http://", "https://")):
-        client = QdrantClient(
+        return QdrantClient(
             url=location, api_key=api_key, grpc_port=grpc_port, prefer_grpc=True, timeout=timeout_seconds
         )
-    elif location == IN_MEMORY:
-        client = QdrantClient(location)
-    else:
-        # The store's lock makes it safe to use local mode's SQLite connection from several threads.
-        client = QdrantClient(path=location, force_disable_check_same_thread=True)
-    return ClientStore(client, StoreSchema(model_version, key_size, prompt_shape), must_be_live=must_be_live)
+    if location == IN_MEMORY:
+        return QdrantClient(location)
+    # The store's lock makes it safe to use local mode's SQLite connection from several threads.
+    return QdrantClient(path=location, force_disable_check_same_thread=True)
 
 
 class ClientStore(PointStore):
@@ -79,7 +85,7 @@ class ClientStore(PointStore):
         super().__init__(schema)
         options = client.init_options
         self._client = client
-        self._location = options["url"] or options["host"] or options["path"] or options["location"]
+        self._location = _location(client)
         self._local = options["path"] is not None or options["location"] == IN_MEMORY
         # Local mode is plain Python without locks of its own.
         self._turn: AbstractContextManager[Any] = threading.Lock() if self._local else nullcontext()
@@ -89,6 +95,11 @@ class ClientStore(PointStore):
             self._require_live()
         with self._calling():
             self._open_current()
+
+    def live_collection(self) -> str | None:
+        """The collection that is live, or None if none is."""
+        with self._calling():
+            return self._target(LIVE_ALIAS)
 
     def live_model_version(self) -> str | None:
         """The model version whose collection is live, or None if none is."""
@@ -119,7 +130,7 @@ class ClientStore(PointStore):
         """Let the aliases name this store's collection, in one step; call it when the collection is complete."""
         collection = self.collection
         with self._calling():
-            self._point_aliases([self._alias, LIVE_ALIAS], collection)
+            _point_aliases(self._client, [self._alias, LIVE_ALIAS], collection)
 
     def close(self) -> None:
         with self._calling():
@@ -194,16 +205,8 @@ class ClientStore(PointStore):
 
     @contextmanager
     def _calling(self) -> Iterator[None]:
-        # Whatever a server refuses, the arguments were checked before, so the fault is the server's state or
-        # settings: the caller must wait for it to be put right, not drop its data.
-        try:
-            with self._turn:
-                yield
-        except _REFUSALS as error:
-            reason = describe_rpc_error(error) if isinstance(error, grpc.RpcError) else str(error)
-            raise StoreUnavailableError(
-                f"Qdrant at {self._location} does not work: {reason}; start it, or correct its URL or API key"
-            ) from error
+        with _refusals(self._client), self._turn:
+            yield
 
     def _require_live(self) -> None:
         if (live := self.live_model_version()) not in (None, self.model_version):
@@ -219,7 +222,7 @@ class ClientStore(PointStore):
             current = f"{self._alias}-1"
             if not self._client.collection_exists(current):
                 self._create_collection(current)
-            self._point_aliases([self._alias], current)
+            _point_aliases(self._client, [self._alias], current)
         if not self._client.collection_exists(HISTORY_COLLECTION):
             self._create(HISTORY_COLLECTION, vectors_config={})
         self._create_indexes(HISTORY_COLLECTION, _HISTORY_INDEXES)
@@ -229,7 +232,7 @@ class ClientStore(PointStore):
             "delete that collection and rebuild it from the log",
         )
         if self._target(LIVE_ALIAS) is None:
-            self._point_aliases([LIVE_ALIAS], current)
+            _point_aliases(self._client, [LIVE_ALIAS], current)
 
     def _create_collection(self, name: str) -> None:
         exact_kilobytes = EXACT_FACTS * self.key_size * np.dtype(np.float32).itemsize // 1024
@@ -263,13 +266,47 @@ class ClientStore(PointStore):
         aliases = self._client.get_aliases().aliases
         return next((alias.collection_name for alias in aliases if alias.alias_name == name), None)
 
-    def _point_aliases(self, names: Sequence[str], collection: str) -> None:
-        operations: list[models.AliasOperations] = []
-        for name in names:
-            create = models.CreateAlias(collection_name=collection, alias_name=name)
-            operations.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name)))
-            operations.append(models.CreateAliasOperation(create_alias=create))
-        self._client.update_collection_aliases(operations)
+
+def go_back_to(client: QdrantClient, collection: str) -> str:
+    """Make a collection of facts the current one of its model version, and that version live; returns the version.
+
+    Raises NotFoundError if there is no such collection, and StoreUnavailableError.
+    """
+    with _refusals(client):
+        metadata = _metadata(client, collection) if client.collection_exists(collection) else None
+        if metadata is None or "model_version" not in metadata:
+            names = sorted(each.name for each in client.get_collections().collections)
+            raise NotFoundError(f"{collection!r} is no collection of facts; there are {', '.join(names) or 'none'}")
+        version: str = metadata["model_version"]
+        _point_aliases(client, [_alias(version), LIVE_ALIAS], collection)
+    return version
+
+
+def _point_aliases(client: QdrantClient, names: Sequence[str], collection: str) -> None:
+    operations: list[models.AliasOperations] = []
+    for name in names:
+        create = models.CreateAlias(collection_name=collection, alias_name=name)
+        operations.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name)))
+        operations.append(models.CreateAliasOperation(create_alias=create))
+    client.update_collection_aliases(operations)
+
+
+@contextmanager
+def _refusals(client: QdrantClient) -> Iterator[None]:
+    # Whatever a server refuses, the arguments were checked before, so the fault is the server's state or
+    # settings: the caller must wait for it to be put right, not drop its data.
+    try:
+        yield
+    except _REFUSALS as error:
+        reason = describe_rpc_error(error) if isinstance(error, grpc.RpcError) else str(error)
+        raise StoreUnavailableError(
+            f"Qdrant at {_location(client)} does not work: {reason}; start it, or correct its URL or API key"
+        ) from error
+
+
+def _location(client: QdrantClient) -> str:
+    options = client.init_options
+    return str(options["url"] or options["host"] or options["path"] or options["location"])
 
 
 def _keyword(field: Field) -> models.KeywordIndexParams:

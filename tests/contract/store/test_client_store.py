@@ -13,9 +13,9 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 from qdrant_client.models import Distance, VectorParams
 
 from contract.store.samples import KEY_SIZE, MODEL_VERSION, PROMPT_SHAPE, axis, make_fact, make_write
-from recipe_common.errors import FailedPreconditionError, InvalidArgumentError
+from recipe_common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from recipe_store import StoreUnavailableError
-from recipe_store.client_store import ClientStore, open_client_store
+from recipe_store.client_store import ClientStore, go_back_to, open_client_store
 from recipe_store.schema import StoreSchema
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
@@ -84,6 +84,29 @@ def test_a_collection_of_a_version_that_is_not_live_takes_over_from_the_live_one
     assert (new.collection, beside.collection) == ("facts-v10-1", "facts-v10-2")
     beside.make_live()
     assert (old.live_model_version(), old.collection, new.collection) == ("v10", "facts-v1-1", "facts-v10-2")
+
+
+def test_one_can_go_back_to_a_collection_that_was_replaced() -> None:
+    client = QdrantClient(":memory:")
+    reader = open_version(client, "v1")
+    reader.new_collection().make_live()
+    open_version(client, "v2").make_live()
+    assert go_back_to(client, "facts-v1-1") == "v1"
+    assert (reader.collection, reader.live_collection(), reader.live_model_version()) == (
+        "facts-v1-1",
+        "facts-v1-1",
+        "v1",
+    )
+
+
+def test_one_cannot_go_back_to_what_holds_no_facts() -> None:
+    client = QdrantClient(":memory:")
+    reader = open_version(client, "v1")
+    for name in ("facts-v1-7", "facts-history"):
+        with pytest.raises(NotFoundError) as error:
+            go_back_to(client, name)
+        assert str(error.value) == f"{name!r} is no collection of facts; there are facts-history, facts-v1-1"
+    assert reader.live_collection() == "facts-v1-1"
 
 
 def test_a_collection_of_other_sizes_is_refused() -> None:
