@@ -69,12 +69,8 @@ def open_log(bootstrap_servers: str, topic: str, starts: Mapping[int, int] | Non
     Raises NotFoundError if the topic does not exist, and UnavailableError if the broker does not answer, also while
     the block reads.
     """
-    try:
-        require_topic(bootstrap_servers, topic)
-        consumer = _consumer(bootstrap_servers)
-    except (KafkaError, ValueError) as error:
-        raise _unreadable(bootstrap_servers, error) from error
-    with consumer:
+    require_topic(bootstrap_servers, topic)
+    with _consumer(bootstrap_servers) as consumer:
         try:
             partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
             if starts is None:
@@ -83,16 +79,20 @@ def open_log(bootstrap_servers: str, topic: str, starts: Mapping[int, int] | Non
             ends = consumer.end_offsets(partitions, timeout_ms=_REQUEST_MS)
             yield Log(topic, starts, {each.partition: offset for each, offset in ends.items()}, consumer)
         except KafkaError as error:
-            raise _unreadable(bootstrap_servers, error) from error
+            raise _unanswered(bootstrap_servers, error) from error
 
 
 def require_topic(bootstrap_servers: str, topic: str) -> None:
-    """Raises NotFoundError if the topic does not exist; asked so that no broker creates it."""
-    with open_admin(bootstrap_servers) as admin:
-        if topic not in admin.list_topics():
-            raise NotFoundError(
-                f"topic: {topic!r} does not exist at {bootstrap_servers}; run 'recipe topics' or correct --topic"
-            )
+    """Raises NotFoundError if the topic does not exist, and UnavailableError; asked so that no broker creates it."""
+    try:
+        with open_admin(bootstrap_servers) as admin:
+            exists = topic in admin.list_topics()
+    except (KafkaError, ValueError) as error:
+        raise _unanswered(bootstrap_servers, error) from error
+    if not exists:
+        raise NotFoundError(
+            f"topic: {topic!r} does not exist at {bootstrap_servers}; run 'recipe topics' or correct --topic"
+        )
 
 
 def _consumer(bootstrap_servers: str) -> KafkaConsumer:
@@ -106,6 +106,6 @@ def _consumer(bootstrap_servers: str) -> KafkaConsumer:
     )
 
 
-def _unreadable(bootstrap_servers: str, error: Exception) -> UnavailableError:
+def _unanswered(bootstrap_servers: str, error: Exception) -> UnavailableError:
     reason = str(error) or type(error).__name__
-    return UnavailableError(f"Kafka at {bootstrap_servers} cannot be read ({reason}); correct --kafka (RECIPE_KAFKA)")
+    return UnavailableError(f"Kafka at {bootstrap_servers} does not answer ({reason}); correct --kafka (RECIPE_KAFKA)")

@@ -1,6 +1,7 @@
 """Commands for those who operate the log: its topics, its dead letters, its content as files."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ import typer
 from recipe_client import log_tables
 from recipe_client.dead_letters import DeadLetter, parse_place, read_letter, read_letters
 from recipe_client.event_lines import STANDARD, export, read_events, read_lines
-from recipe_client.log import open_log
+from recipe_client.log import open_log, require_topic
 from recipe_client.options import DeadLetters, Json, Kafka, Topic, print_json
 from recipe_client.publishing import DEFAULT_KAFKA, DEFAULT_TOPIC, Publisher
 from recipe_client.redriving import redrive
@@ -142,7 +143,7 @@ def export_events(
     with open_log(kafka, topic) as log:
         records = with_progress(log.records(), f"reading {topic}", log.length)
         exported = export(records, namespace=namespace, retracted=retracted)
-    _write("".join(f"{line}\n" for line in exported.lines).encode(), file)
+    _write((f"{line}\n" for line in exported.lines), file)
     counts = {
         "exported": len(exported.lines),
         "retractions left out": exported.retracted,
@@ -196,6 +197,7 @@ def _at(places: list[str], letters: list[DeadLetter], topic: str) -> list[DeadLe
 
 
 def _publish(events: list[dict[str, Any]], kafka: str, topic: str) -> int:
+    require_topic(kafka, topic)
     published = 0
     try:
         with Publisher(kafka, topic) as publisher:
@@ -206,9 +208,12 @@ def _publish(events: list[dict[str, Any]], kafka: str, topic: str) -> int:
     return published
 
 
-def _write(data: bytes, file: Path) -> None:
+def _write(lines: Iterable[str], file: Path) -> None:
     if file != STANDARD:
-        file.write_bytes(data)
+        with file.open("w", encoding="utf-8") as out:
+            out.writelines(lines)
         return
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()  # a reader that has gone is an error here and not at the end of the process
+    # Line by line, because one large write hides that the reader has gone away meanwhile.
+    for line in lines:
+        sys.stdout.buffer.write(line.encode())
+    sys.stdout.buffer.flush()

@@ -7,7 +7,7 @@ log that event. Only what wins by the store's own rule is appended therefore, an
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
@@ -19,7 +19,7 @@ from recipe_client.log import open_log
 from recipe_common.errors import FieldViolation, InvalidArgumentError, UnavailableError
 from recipe_encoder.events import ORIGIN_HEADER, KafkaRecord, ParsedUpdate, parse_record
 from recipe_store.facts import Fact
-from recipe_store.ordering import FactName, Order, fact_name, fact_order, newest_facts
+from recipe_store.ordering import FactName, fact_name, newest_facts
 
 _TIMEOUT_SECONDS: Final = 10.0
 _CLOSE_SECONDS: Final = 2.0
@@ -27,6 +27,7 @@ _MAX_REQUEST_BYTES: Final = 64 * 2**20  # the broker decides what is too large
 
 Verdict = Literal["to re-drive", "re-driven", "superseded", "in the log already", "still refused"]
 Event = tuple[KafkaRecord, ParsedUpdate]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +48,32 @@ def redrive(
     appended record is acknowledged. Raises NotFoundError if the topic does not exist, and UnavailableError.
     """
     refused = {(letter.event.partition, letter.event.offset) for letter in known if letter.event.topic == topic}
+    keys = {letter.event.key for letter in chosen}
     with open_log(bootstrap_servers, topic) as log:
-        applied = (record for record in log.records() if (record.partition, record.offset) not in refused)
-        standing = _orders(parse_all(applied, []), {})
-    outcomes = judge(chosen, topic, log.ends, standing)
+        concerned = (record for record in log.records() if record.key in keys)
+        events = _events(record for record in concerned if (record.partition, record.offset) not in refused)
+    outcomes = judge(chosen, topic, log.ends, [parsed.fact for _, parsed in events])
     winners = [outcome.letter.event for outcome in outcomes if outcome.verdict == "to re-drive"]
     if dry_run or not winners:
         return outcomes
     with closing(_Appender(bootstrap_servers, topic)) as appender:
         places = iter(appender.append(winners))
-        _put_newest_last(bootstrap_servers, topic, log.ends, standing, appender)
+        starts = log.ends
+        while True:
+            with open_log(bootstrap_servers, topic, starts) as log:
+                events += _events(record for record in log.records() if record.key in keys)
+            # What was published while the log was read now stands before an older event of its fact.
+            if not (overtaken := _overtaken(events)):
+                break
+            starts = log.ends
+            appender.append(overtaken)
     return [_redriven(each, next(places)) if each.verdict == "to re-drive" else each for each in outcomes]
 
 
-def judge(
-    chosen: Sequence[DeadLetter], topic: str, ends: Mapping[int, int], standing: Mapping[FactName, Order]
-) -> list[Outcome]:
+def judge(chosen: Sequence[DeadLetter], topic: str, ends: Mapping[int, int], standing: Sequence[Fact]) -> list[Outcome]:
     """What is to become of each letter.
 
-    `ends` are those of the topic's partitions, `standing` is the order of the newest event of each fact in it.
+    `ends` are those of the topic's partitions, `standing` are the events of the letters' facts in the order of the log.
     """
     facts: dict[Place, Fact] = {}
     outcomes: dict[Place, Outcome] = {}
@@ -74,16 +82,24 @@ def judge(
             facts[letter.place] = _acceptable_fact(letter.event, topic, ends)
         except InvalidArgumentError as error:
             outcomes[letter.place] = Outcome(letter, "still refused", str(error))
-    in_order = sorted(facts.items(), key=lambda item: item[1].position.offset)
-    winners = newest_facts(((fact, place) for place, fact in in_order), standing)
-    newest = {**standing, **{name: fact_order(fact) for name, (fact, _) in winners.items()}}
-    winning = {place for _, place in winners.values()}
+    newest = _newest(standing, facts)
     for letter in chosen:
-        if letter.place in winning:
-            outcomes[letter.place] = Outcome(letter, "to re-drive")
-        elif letter.place in facts:
-            outcomes[letter.place] = _losing(letter, facts[letter.place], newest)
+        if letter.place in facts:
+            outcomes[letter.place] = _outcome(letter, facts[letter.place], *newest[fact_name(facts[letter.place])])
     return [outcomes[letter.place] for letter in chosen]
+
+
+def _newest(standing: Sequence[Fact], letters: Mapping[Place, Fact]) -> dict[FactName, tuple[Fact, Place | None]]:
+    """Per fact the newest event and, if that is a letter, its place.
+
+    A letter must win where it was published first, among all, and also where it would be appended, behind all that
+    stands: the two differ for a fact whose events have a revision only at times.
+    """
+    events: list[tuple[Fact, Place | None]] = [(fact, None) for fact in standing]
+    letter_events = [(fact, place) for place, fact in letters.items()]
+    first = newest_facts(_in_place([*events, *letter_events]), {})
+    winners = [(fact, place) for fact, place in letter_events if first[fact_name(fact)][1] == place]
+    return first | newest_facts([*events, *winners], {})
 
 
 def _acceptable_fact(event: EventRecord, topic: str, ends: Mapping[int, int]) -> Fact:
@@ -96,48 +112,37 @@ def _acceptable_fact(event: EventRecord, topic: str, ends: Mapping[int, int]) ->
     return parse_record(event).fact
 
 
-def _losing(letter: DeadLetter, fact: Fact, newest: Mapping[FactName, Order]) -> Outcome:
-    revision, offset = newest[fact_name(fact)]
-    if offset == fact.position.offset:
+def _outcome(letter: DeadLetter, fact: Fact, newest: Fact, newest_place: Place | None) -> Outcome:
+    if newest_place == letter.place:
+        return Outcome(letter, "to re-drive")
+    if newest.position == fact.position:
         return Outcome(letter, "in the log already")
-    return Outcome(letter, "superseded", f"by revision {revision} at offset {offset}; publish it anew to have it back")
+    what = f"revision {newest.revision} at offset {newest.position.offset}"
+    return Outcome(letter, "superseded", f"by {what}; publish it anew to have it back")
 
 
 def _redriven(outcome: Outcome, place: Place) -> Outcome:
     return replace(outcome, verdict="re-driven", detail=f"at {outcome.letter.event.topic}/{place[0]}/{place[1]}")
 
 
-def _put_newest_last(
-    bootstrap_servers: str,
-    topic: str,
-    starts: Mapping[int, int],
-    standing: Mapping[FactName, Order],
-    appender: "_Appender",
-) -> None:
-    """What was published while the log was read now stands before an older event of its fact: append it again."""
-    while True:
-        with open_log(bootstrap_servers, topic, starts) as log:
-            since = list(parse_all(log.records(), []))
-        overtaken = _overtaken(since, standing)
-        if not overtaken:
-            return
-        starts, standing = log.ends, _orders(since, standing)
-        appender.append(overtaken)
+def _events(records: Iterable[KafkaRecord]) -> list[Event]:
+    return list(parse_all(records, []))
 
 
-def _overtaken(since: Sequence[Event], standing: Mapping[FactName, Order]) -> list[KafkaRecord]:
-    last = {fact_name(parsed.fact): record for record, parsed in since}
-    newest = newest_facts(((parsed.fact, record) for record, parsed in since), standing)
+def _in_place(events: Iterable[tuple[Fact, T]]) -> list[tuple[Fact, T]]:
+    """In the order in which they were published first; a record that was appended again comes after its original."""
+    return sorted(events, key=lambda event: event[0].position.offset)
+
+
+def _overtaken(events: Sequence[Event]) -> list[KafkaRecord]:
+    """The newest event of each fact of which an older one that was re-driven stands last."""
+    last = {fact_name(parsed.fact): (parsed.fact, record) for record, parsed in events}
+    newest = newest_facts(_in_place((parsed.fact, record) for record, parsed in events), {})
     return [
         record
-        for name, (_, record) in newest.items()
-        if record is not last[name] and any(header == ORIGIN_HEADER for header, _ in last[name].headers)
+        for name, (fact, record) in newest.items()
+        if fact.position != last[name][0].position and ORIGIN_HEADER in dict(last[name][1].headers)
     ]
-
-
-def _orders(events: Iterable[Event], standing: Mapping[FactName, Order]) -> dict[FactName, Order]:
-    newest = newest_facts(((parsed.fact, None) for _, parsed in events), standing)
-    return {**standing, **{name: fact_order(fact) for name, (fact, _) in newest.items()}}
 
 
 class _Appender:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, UnknownTopicOrPartitionError, for_code
 
 from recipe_client.publishing import DEFAULT_TOPIC
 from recipe_common.embedded_broker import BROKERS_CHOICE, TopicSpec, create_topics, open_admin
@@ -21,7 +21,6 @@ _MAX_EVENT_BYTES: Final = 1_048_588  # Kafka's own default; the largest valid ev
 _MAX_LETTER_BYTES: Final = 4 * 2**20  # the headers make a dead letter larger than its event was
 _LETTERS_KEPT_BYTES: Final = 2**30  # per partition
 _UNLIMITED: Final = "-1"
-_UNKNOWN_TOPIC: Final = 3
 _UNSET: Final = "not set"
 
 
@@ -100,7 +99,8 @@ def ensure_topics(bootstrap_servers: str, specs: Mapping[str, TopicSpec], *, fix
     except (KafkaError, ValueError) as error:
         reason = str(error) or type(error).__name__
         raise UnavailableError(
-            f"Kafka at {bootstrap_servers} does not manage the topics ({reason}); correct --kafka (RECIPE_KAFKA)"
+            f"Kafka at {bootstrap_servers} does not manage the topics ({reason}); "
+            "correct --kafka (RECIPE_KAFKA) or the names"
         ) from error
     differing = [each for name in configs for each in configs[name]]
     return TopicsReport(created, differing if fix else [], shapes if fix else differing + shapes)
@@ -109,7 +109,11 @@ def ensure_topics(bootstrap_servers: str, specs: Mapping[str, TopicSpec], *, fix
 def _existing(admin: KafkaAdminClient, topic: str) -> dict[str, Any] | None:
     # Asked by name alone, because asking for a list fails as a whole when a topic's name is impossible.
     found: dict[str, Any] = admin.describe_topics([topic])[0]
-    return None if found["error_code"] == _UNKNOWN_TOPIC else found
+    if found["error_code"] == UnknownTopicOrPartitionError.errno:
+        return None
+    if found["error_code"]:
+        raise for_code(found["error_code"])(f"topic {topic}")
+    return found
 
 
 def _config_differences(admin: KafkaAdminClient, topic: str, spec: TopicSpec) -> Iterator[Difference]:
