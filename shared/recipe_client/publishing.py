@@ -22,8 +22,9 @@ from recipe_common.knowledge_update import Update, violations
 DEFAULT_KAFKA: Final = "127.0.0.1:9092"
 DEFAULT_TOPIC: Final = "recipe.knowledge-updates.v1"
 _PUBLISHER: Final = "recipe-client"
-_TIMEOUT_SECONDS: Final = 10.0
+ACKNOWLEDGED_SECONDS: Final = 10.0
 _CLOSE_SECONDS: Final = 2.0
+_MAX_REQUEST_BYTES: Final = 64 * 2**20  # the broker decides what is too large
 _MAX_UNACKNOWLEDGED: Final = 500
 
 
@@ -70,6 +71,27 @@ def _checked(event: Mapping[str, Any]) -> Update:
         raise InvalidArgumentError(violations(error, "event")) from error
 
 
+def open_producer(bootstrap_servers: str) -> KafkaProducer:
+    """A producer that all replicas acknowledge, idempotent; it gives up on a record after `ACKNOWLEDGED_SECONDS`."""
+    timeout_ms = int(ACKNOWLEDGED_SECONDS * 1000)
+    return KafkaProducer(
+        bootstrap_servers=bootstrap_servers,
+        acks="all",
+        enable_idempotence=True,
+        max_request_size=_MAX_REQUEST_BYTES,
+        bootstrap_timeout_ms=timeout_ms,
+        max_block_ms=timeout_ms,
+        request_timeout_ms=timeout_ms,
+        delivery_timeout_ms=timeout_ms,
+    )
+
+
+def close_producer(producer: KafkaProducer) -> None:
+    """Disconnect. What could be unsent has been reported as not acknowledged by whoever waited for it."""
+    with suppress(KafkaTimeoutError):
+        producer.close(timeout=_CLOSE_SECONDS)
+
+
 class Publisher:
     """A Kafka producer of knowledge updates: acknowledged by all replicas, idempotent.
 
@@ -80,13 +102,7 @@ class Publisher:
         self._topic = topic
         self._servers = bootstrap_servers
         try:
-            self._producer = KafkaProducer(
-                bootstrap_servers=bootstrap_servers,
-                acks="all",
-                enable_idempotence=True,
-                bootstrap_timeout_ms=int(_TIMEOUT_SECONDS * 1000),
-                max_block_ms=int(_TIMEOUT_SECONDS * 1000),
-            )
+            self._producer = open_producer(bootstrap_servers)
         except (KafkaError, ValueError) as error:
             raise self._unavailable(error) from error
 
@@ -106,9 +122,7 @@ class Publisher:
 
     def close(self) -> None:
         """Disconnect."""
-        # What could be unsent here, `publish` has already reported as not acknowledged.
-        with suppress(KafkaTimeoutError):
-            self._producer.close(timeout=_CLOSE_SECONDS)
+        close_producer(self._producer)
 
     def __enter__(self) -> Self:
         return self
@@ -131,7 +145,7 @@ class Publisher:
 
     def _acknowledged(self, update: Update, sent: FutureRecordMetadata) -> PublishedEvent:
         try:
-            record = sent.get(timeout=_TIMEOUT_SECONDS)
+            record = sent.get(timeout=2 * ACKNOWLEDGED_SECONDS)
         except KafkaError as error:
             raise self._unavailable(error) from error
         place = (record.topic, record.partition, record.offset)

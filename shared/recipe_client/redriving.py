@@ -5,25 +5,21 @@ log that event. Only what wins by the store's own rule is appended therefore, an
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeVar
+from typing import Literal, TypeVar
 
-from kafka import KafkaProducer
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaError
 from kafka.producer.future import FutureRecordMetadata
 
 from recipe_client.dead_letters import DeadLetter, EventRecord, Place
 from recipe_client.event_lines import parse_all
 from recipe_client.log import open_log
+from recipe_client.publishing import ACKNOWLEDGED_SECONDS, close_producer, open_producer
 from recipe_common.errors import FieldViolation, InvalidArgumentError, UnavailableError
 from recipe_encoder.events import ORIGIN_HEADER, KafkaRecord, ParsedUpdate, parse_record
 from recipe_store.facts import Fact
 from recipe_store.ordering import FactName, fact_name, newest_facts
-
-_TIMEOUT_SECONDS: Final = 10.0
-_CLOSE_SECONDS: Final = 2.0
-_MAX_REQUEST_BYTES: Final = 64 * 2**20  # the broker decides what is too large
 
 Verdict = Literal["to re-drive", "re-driven", "superseded", "in the log already", "still refused"]
 Event = tuple[KafkaRecord, ParsedUpdate]
@@ -151,14 +147,7 @@ class _Appender:
     def __init__(self, bootstrap_servers: str, topic: str) -> None:
         self._topic = topic
         try:
-            self._producer = KafkaProducer(
-                bootstrap_servers=bootstrap_servers,
-                acks="all",
-                enable_idempotence=True,
-                max_request_size=_MAX_REQUEST_BYTES,
-                bootstrap_timeout_ms=int(_TIMEOUT_SECONDS * 1000),
-                max_block_ms=int(_TIMEOUT_SECONDS * 1000),
-            )
+            self._producer = open_producer(bootstrap_servers)
         except KafkaError as error:
             raise UnavailableError(f"Kafka at {bootstrap_servers} does not answer: {error}; run it again") from error
 
@@ -167,7 +156,7 @@ class _Appender:
         places: list[Place] = []
         try:
             for future in [self._send(record) for record in records]:
-                acknowledged = future.get(_TIMEOUT_SECONDS)
+                acknowledged = future.get(2 * ACKNOWLEDGED_SECONDS)
                 places.append((acknowledged.partition, acknowledged.offset))
         except KafkaError as error:
             raise UnavailableError(
@@ -178,9 +167,7 @@ class _Appender:
 
     def close(self) -> None:
         """Disconnect."""
-        # What could be unsent here, `append` has already reported as not acknowledged.
-        with suppress(KafkaTimeoutError):
-            self._producer.close(timeout=_CLOSE_SECONDS)
+        close_producer(self._producer)
 
     def _send(self, record: KafkaRecord) -> FutureRecordMetadata:
         position = parse_record(record).fact.position
