@@ -1,6 +1,6 @@
 """Dead letters as their topic holds them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from recipe_client.log import open_log
@@ -8,7 +8,8 @@ from recipe_common.errors import FieldViolation, InvalidArgumentError, NotFoundE
 from recipe_encoder.dead_letters import HEADER_PREFIX
 from recipe_encoder.events import KafkaRecord
 
-Place = tuple[int, int]  # partition and offset
+Place = tuple[int, int]  # partition and offset among the dead letters
+Origin = tuple[str, int, int]  # topic, partition and offset of the event
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,11 @@ class DeadLetter:
     stage: str
     error_class: str
     error_message: str
+
+    @property
+    def origin(self) -> Origin:
+        """Where the event stood."""
+        return self.event.topic, self.event.partition, self.event.offset
 
     @property
     def namespace(self) -> str:
@@ -61,10 +67,11 @@ def to_letter(record: KafkaRecord) -> DeadLetter:
     return DeadLetter(place, event, *reasons)
 
 
-def read_letters(bootstrap_servers: str, topic: str) -> list[DeadLetter]:
+def read_letters(bootstrap_servers: str, topic: str) -> Iterator[DeadLetter]:
     """All dead letters. Raises NotFoundError if their topic does not exist, and UnavailableError."""
     with open_log(bootstrap_servers, topic) as log:
-        return [to_letter(record) for record in log.records()]
+        for record in log.records():
+            yield to_letter(record)
 
 
 def read_letter(bootstrap_servers: str, topic: str, place: Place) -> DeadLetter:

@@ -1,6 +1,7 @@
 """Commands for those who operate the log: its topics, its dead letters, its content as files."""
 
 import sys
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from recipe_client import log_tables
-from recipe_client.dead_letters import DeadLetter, parse_place, read_letter, read_letters
+from recipe_client.dead_letters import DeadLetter, Origin, parse_place, read_letter, read_letters
 from recipe_client.event_lines import STANDARD, export, read_events, read_lines
 from recipe_client.log import open_log, require_topic
 from recipe_client.options import DeadLetters, Json, Kafka, Topic, print_json
@@ -78,12 +79,16 @@ def list_letters(
     as_json: Json = False,
 ) -> None:
     """List dead letters, the latest last."""
-    found = _selected(read_letters(kafka, dead_letters or dead_letters_of(topic)), stage, namespace)
-    shown = found[-limit:]
+    shown: deque[DeadLetter] = deque(maxlen=limit)
+    count = 0
+    for letter in read_letters(kafka, dead_letters or dead_letters_of(topic)):
+        if _matches(letter, stage, namespace):
+            shown.append(letter)
+            count += 1
     if as_json:
         print_json([log_tables.dead_letter_dict(letter) for letter in shown])
     else:
-        result_console().print(log_tables.dead_letters(shown, len(found)))
+        result_console().print(log_tables.dead_letters(shown, count))
 
 
 @dlq_app.command()
@@ -121,9 +126,17 @@ def redrive_letters(
     if bool(places) == every or (places and (stage or namespace)):
         raise InvalidArgumentError([FieldViolation("places", "give either places or --all, with or without filters")])
     source = dead_letters or dead_letters_of(topic)
-    known = read_letters(kafka, source)
-    chosen = _selected(known, stage, namespace) if every else _at(places or [], known, source)
-    outcomes = redrive(kafka, topic, chosen, known, dry_run=dry_run)
+    wanted = {parse_place(text) for text in places or []}
+    chosen: list[DeadLetter] = []
+    refused: set[Origin] = set()
+    for letter in read_letters(kafka, source):
+        refused.add(letter.origin)
+        if _matches(letter, stage, namespace) if every else letter.place in wanted:
+            chosen.append(letter)
+    if missing := wanted - {letter.place for letter in chosen}:
+        names = ", ".join(f"{partition}/{offset}" for partition, offset in sorted(missing))
+        raise NotFoundError(f"places: {source} has no dead letter {names}; see 'recipe dlq list'")
+    outcomes = redrive(kafka, topic, chosen, refused, dry_run=dry_run)
     if as_json:
         print_json([log_tables.outcome_dict(outcome) for outcome in outcomes])
     else:
@@ -184,16 +197,8 @@ def import_events(
         raise typer.Exit(PARTLY_DONE)
 
 
-def _selected(letters: list[DeadLetter], stage: str | None, namespace: str | None) -> list[DeadLetter]:
-    return [each for each in letters if stage in (None, each.stage) and namespace in (None, each.namespace)]
-
-
-def _at(places: list[str], letters: list[DeadLetter], topic: str) -> list[DeadLetter]:
-    by_place = {letter.place: letter for letter in letters}
-    wanted = {text: parse_place(text) for text in places}
-    if missing := [text for text, place in wanted.items() if place not in by_place]:
-        raise NotFoundError(f"places: {', '.join(missing)} not in {topic}; see 'recipe dlq list'")
-    return [by_place[place] for place in dict.fromkeys(wanted.values())]
+def _matches(letter: DeadLetter, stage: str | None, namespace: str | None) -> bool:
+    return stage in (None, letter.stage) and namespace in (None, letter.namespace)
 
 
 def _publish(events: list[dict[str, Any]], kafka: str, topic: str) -> int:

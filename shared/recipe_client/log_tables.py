@@ -2,12 +2,12 @@
 
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from google.protobuf.json_format import MessageToJson
+from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 from rich.table import Table
 
@@ -36,15 +36,14 @@ def topics(report: TopicsReport) -> Table:
     return table
 
 
-def dead_letters(letters: Sequence[DeadLetter], count: int) -> Table:
+def dead_letters(letters: Collection[DeadLetter], count: int) -> Table:
     """Dead letters, a row each."""
     table = Table(
         "place", "event from", "stage", "error", "message", "key", title=f"{len(letters)} of {count} dead letters"
     )
     for letter in letters:
-        message = _cut(printable(letter.error_message))
-        key = _cut(printable(letter.event.key))
-        table.add_row(_place(letter), _moment(letter.event.timestamp), letter.stage, letter.error_class, message, key)
+        words = (letter.stage, letter.error_class, letter.error_message, letter.event.key)
+        table.add_row(_place(letter), _moment(letter.event.timestamp), *(_cut(printable(each)) for each in words))
     return table
 
 
@@ -53,7 +52,7 @@ def dead_letter(letter: DeadLetter) -> Table:
     event = letter.event
     table = Table(show_header=False, min_width=60, show_lines=True)
     table.add_row("place", _place(letter))
-    table.add_row("refused at", f"{letter.stage}: {letter.error_class}")
+    table.add_row("refused at", printable(f"{letter.stage}: {letter.error_class}"))
     table.add_row("message", printable(letter.error_message))
     table.add_row("event at", printable(f"{event.topic}/{event.partition}/{event.offset}"))
     table.add_row("event from", _moment(event.timestamp))
@@ -69,8 +68,8 @@ def dead_letter_dict(letter: DeadLetter) -> dict[str, Any]:
     event = letter.event
     return {
         "place": _place(letter),
-        "stage": letter.stage,
-        "error_class": letter.error_class,
+        "stage": printable(letter.stage),
+        "error_class": printable(letter.error_class),
         "error_message": printable(letter.error_message),
         "event": {
             "topic": printable(event.topic),
@@ -141,8 +140,10 @@ def _value(letter: DeadLetter) -> str:
         (each or b"").decode(errors="replace") for name, each in letter.event.headers if name.lower() == "content-type"
     ]
     if value is not None and types and types[-1].partition(";")[0].strip().lower() in PROTOBUF_TYPES:
-        with suppress(DecodeError, ValueError):  # it is shown as bytes then
-            return printable(MessageToJson(KnowledgeUpdate.FromString(value), preserving_proto_field_name=True))
+        with suppress(DecodeError, json_format.Error, ValueError, OverflowError):  # it is shown as bytes then
+            return printable(
+                json_format.MessageToJson(KnowledgeUpdate.FromString(value), preserving_proto_field_name=True)
+            )
     return printable(value)
 
 

@@ -4,7 +4,7 @@ Compaction keeps the last record of a key, so a record that is appended behind a
 log that event. Only what wins by the store's own rule is appended therefore, and it keeps its first place by a header.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 from kafka.errors import KafkaError
 from kafka.producer.future import FutureRecordMetadata
 
-from recipe_client.dead_letters import DeadLetter, EventRecord, Place
+from recipe_client.dead_letters import DeadLetter, EventRecord, Origin, Place
 from recipe_client.event_lines import parse_all
 from recipe_client.log import open_log
 from recipe_client.publishing import ACKNOWLEDGED_SECONDS, close_producer, open_producer
@@ -36,21 +36,21 @@ class Outcome:
 
 
 def redrive(
-    bootstrap_servers: str, topic: str, chosen: Sequence[DeadLetter], known: Iterable[DeadLetter], *, dry_run: bool
+    bootstrap_servers: str, topic: str, chosen: Sequence[DeadLetter], refused: Container[Origin], *, dry_run: bool
 ) -> list[Outcome]:
     """Append the chosen letters to `topic`, from which they came, as far as each is the newest event of its fact.
 
-    `known` are all dead letters: what was refused has had no effect, although it stands in the log. Returns when every
-    appended record is acknowledged. Raises NotFoundError if the topic does not exist, and UnavailableError.
+    `refused` holds the origins of all dead letters, which have had no effect although they stand in the log. Returns
+    when every appended record is acknowledged; after a failure the same call goes on where it stopped. Raises
+    NotFoundError if the topic does not exist, and UnavailableError.
     """
-    refused = {(letter.event.partition, letter.event.offset) for letter in known if letter.event.topic == topic}
     keys = {letter.event.key for letter in chosen}
     with open_log(bootstrap_servers, topic) as log:
         concerned = (record for record in log.records() if record.key in keys)
-        events = _events(record for record in concerned if (record.partition, record.offset) not in refused)
+        events = _events(each for each in concerned if (each.topic, each.partition, each.offset) not in refused)
     outcomes = judge(chosen, topic, log.ends, [parsed.fact for _, parsed in events])
     winners = [outcome.letter.event for outcome in outcomes if outcome.verdict == "to re-drive"]
-    if dry_run or not winners:
+    if dry_run:
         return outcomes
     with closing(_Appender(bootstrap_servers, topic)) as appender:
         places = iter(appender.append(winners))

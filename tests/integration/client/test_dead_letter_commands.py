@@ -191,6 +191,30 @@ def test_what_is_published_meanwhile_wins_in_the_store_and_stands_last_in_the_lo
     assert harness.fact("a").position.offset == 3
 
 
+def test_a_redrive_that_was_killed_is_finished_by_the_next(
+    recipe: Recipe, harness: EncoderHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.upsert("a", "unreadable")
+    consume(harness, dead_letters=1)
+    append = redriving._Appender.append
+
+    def append_late_and_die(self: Any, records: Sequence[KafkaRecord]) -> Any:
+        harness.upsert("a", "newer")
+        append(self, records)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(redriving._Appender, "append", append_late_and_die)
+        recipe("dlq", "redrive", "--all")
+    assert json.loads(log_records(harness)[-1].value or b"")["upsert"]["statement"] == "unreadable"
+
+    assert verdicts(recipe, "--all") == {"0/0": "superseded"}
+    assert json.loads(log_records(harness)[-1].value or b"")["upsert"]["statement"] == "newer"
+    harness.encoder = BetterEncoder()
+    consume(harness, dead_letters=1)
+    assert harness.statement("a") == "newer"
+
+
 def test_what_is_still_bad_stays_where_it_is_and_its_neighbours_do_not(recipe: Recipe, harness: EncoderHarness) -> None:
     harness.publish(harness.key("a"), b"{")
     harness.upsert("b", "unreadable")
