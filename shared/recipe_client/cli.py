@@ -14,6 +14,21 @@ from google.protobuf.message import Message
 
 from recipe_client import tables
 from recipe_client.client import DEFAULT_GENERATOR, DEFAULT_RETRIEVER, RecipeClient
+from recipe_client.event_lines import read_events, read_lines
+from recipe_client.log_commands import dlq_app, export_events, import_events, topics
+from recipe_client.options import (
+    FactId,
+    Generator,
+    Json,
+    Kafka,
+    Namespace,
+    Retriever,
+    Timeout,
+    Tokens,
+    Topic,
+    Wait,
+    print_json,
+)
 from recipe_client.publishing import DEFAULT_KAFKA, DEFAULT_TOPIC, PublishedEvent, Publisher, complete
 from recipe_common.command_line import result_console, run_command
 from recipe_common.errors import FieldViolation, InvalidArgumentError, RecipeError
@@ -27,19 +42,12 @@ app = typer.Typer(
 app.command()(train)
 app.command()(ablate)
 app.add_typer(eval_app, name="eval")
+app.command()(topics)
+app.add_typer(dlq_app, name="dlq")
+app.command("export")(export_events)
+app.command("import")(import_events)
 facts_app = typer.Typer(invoke_without_command=True)
 app.add_typer(facts_app, name="facts")
-
-Kafka = Annotated[str, typer.Option(envvar="RECIPE_KAFKA", help="Bootstrap servers of the broker.")]
-Topic = Annotated[str, typer.Option(envvar="RECIPE_TOPIC", help="Topic of the knowledge updates.")]
-Retriever = Annotated[str, typer.Option(envvar="RECIPE_RETRIEVER", help="Address of the retriever.")]
-Generator = Annotated[str, typer.Option(envvar="RECIPE_GENERATOR", help="Address of the generator.")]
-FactId = Annotated[str, typer.Argument(help="Id of the fact.")]
-Namespace = Annotated[str, typer.Option(help="The base of knowledge to use.")]
-Tokens = Annotated[int, typer.Option(min=0, max=2**31, help="Tokens to generate at most; 0 is the server's default.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Wait = Annotated[bool, typer.Option("--wait", help="Return only when answers know the change.")]
-Timeout = Annotated[float, typer.Option(min=0, help="Seconds that --wait waits at most, for all events together.")]
 
 
 @app.command()
@@ -173,7 +181,7 @@ def ask(
             max_new_tokens=max_new_tokens,
         )
     if as_json:
-        _print_json(_message(answer))
+        print_json(_message(answer))
     else:
         result_console().print(tables.answer(prompt, answer))
 
@@ -190,7 +198,7 @@ def compare(
     with RecipeClient(generator=generator) as client:
         both = client.compare(prompt, namespace=namespace, max_new_tokens=max_new_tokens)
     if as_json:
-        _print_json(_message(both))
+        print_json(_message(both))
     else:
         result_console().print(tables.comparison(prompt, both))
 
@@ -209,7 +217,7 @@ def facts(
     with RecipeClient(retriever=retriever) as client:
         found = list(client.facts(namespace=namespace, include_retracted=retracted))
     if as_json:
-        _print_json([_message(fact) for fact in found])
+        print_json([_message(fact) for fact in found])
     else:
         result_console().print(tables.facts(found, namespace))
 
@@ -222,7 +230,7 @@ def show(
     with RecipeClient(retriever=retriever) as client:
         found = client.fact(fact_id, namespace=namespace)
     if as_json:
-        _print_json(_message(found))
+        print_json(_message(found))
     else:
         result_console().print(tables.facts([found], namespace))
 
@@ -235,7 +243,7 @@ def history(
     with RecipeClient(retriever=retriever) as client:
         revisions = client.history(fact_id, namespace=namespace)
     if as_json:
-        _print_json([_message(fact) for fact in revisions])
+        print_json([_message(fact) for fact in revisions])
     else:
         result_console().print(tables.history(revisions))
 
@@ -267,14 +275,14 @@ def _publish(
     events: list[dict[str, Any]], kafka: str, topic: str, retriever: str, wait: float | None, as_json: bool
 ) -> None:
     with Publisher(kafka, topic) as publisher:
-        published = [publisher.publish(event) for event in events]
+        published = list(publisher.publish_all(events))
     if wait is not None:
         deadline = time.monotonic() + wait
         with RecipeClient(retriever=retriever) as client:
             for event in published:
                 client.wait_until_applied(event, max(0.0, deadline - time.monotonic()))
     if as_json:
-        _print_json([tables.published_dict(event, applied=wait is not None) for event in published])
+        print_json([tables.published_dict(event, applied=wait is not None) for event in published])
     else:
         result_console().print(_published_line(published, applied=wait is not None))
 
@@ -287,32 +295,12 @@ def _published_line(published: list[PublishedEvent], applied: bool) -> str:
 
 
 def _read_events(file: Path) -> list[dict[str, Any]]:
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")  # other line separators may stand within JSON strings
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgumentError([FieldViolation("file", f"{file} cannot be read: {error}")]) from error
-    events, wrong = [], []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                events.append(complete(_json_object(line)))
-            except InvalidArgumentError as error:
-                wrong += [FieldViolation(f"{file}:{number}: {v.field}", v.description) for v in error.violations]
-    if not events and not wrong:
-        wrong = [FieldViolation("file", f"{file} holds no event")]
-    if wrong:
-        raise InvalidArgumentError(wrong)
+    events, bad = read_events(read_lines(file))
+    if bad:
+        raise InvalidArgumentError(
+            [FieldViolation(f"{file}:{line.number}: {line.field}", line.description) for line in bad]
+        )
     return events
-
-
-def _json_object(line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InvalidArgumentError([FieldViolation("event", f"is not JSON: {error}")]) from error
-    if not isinstance(value, dict):
-        raise InvalidArgumentError([FieldViolation("event", "must be a JSON object")])
-    return value
 
 
 def _labels(items: list[str]) -> dict[str, str]:
@@ -325,10 +313,6 @@ def _labels(items: list[str]) -> dict[str, str]:
 def _message(message: Message) -> dict[str, Any]:
     """All fields, those with their default value too: a program should not have to know which may be missing."""
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def _progress(line: str) -> None:

@@ -5,14 +5,14 @@ import tempfile
 import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from kafka.errors import KafkaError
 from prometheus_client import CollectorRegistry
 
-from recipe_client.publishing import DEFAULT_TOPIC
-from recipe_common.embedded_broker import EmbeddedBroker, TopicSpec, create_topics
+from recipe_client.topics import topic_specs
+from recipe_common.embedded_broker import EmbeddedBroker, create_topics
 from recipe_common.errors import UnavailableError
 from recipe_common.lifecycle import run_abandonable, stop_event
 from recipe_common.metrics_server import start_metrics_server
@@ -28,11 +28,6 @@ from recipe_retriever.settings import RetrieverSettings
 from recipe_store.edge_store import open_edge_store
 from recipe_store.store import KnowledgeStore
 
-TOPICS = {
-    DEFAULT_TOPIC: TopicSpec(configs={"cleanup.policy": "compact"}),
-    # Dead letters keep their old timestamps, and their headers make them larger than the events were.
-    f"{DEFAULT_TOPIC}.dlq": TopicSpec(configs={"retention.ms": "-1", "max.message.bytes": "4194304"}),
-}
 _POLL_SECONDS = 0.05
 
 
@@ -121,7 +116,7 @@ class EmbeddedStack:
         if self._options.kafka is not None:
             return await asyncio.to_thread(_use_broker, self._options.kafka)
         self._report("starting the broker")
-        broker = EmbeddedBroker(self._options.kafka_port, topics=TOPICS, port_setting="--kafka-port")
+        broker = EmbeddedBroker(self._options.kafka_port, topics=topic_specs(partitions=1), port_setting="--kafka-port")
         await asyncio.to_thread(broker.start)
         self._parts.push_async_callback(asyncio.to_thread, broker.stop)
         return broker.bootstrap_servers
@@ -170,7 +165,7 @@ class EmbeddedStack:
 def _use_broker(kafka: str) -> str:
     """Make sure that a broker answers and has the topics. Raises UnavailableError."""
     try:
-        create_topics(kafka, {name: replace(spec, replication_factor=-1) for name, spec in TOPICS.items()})
+        create_topics(kafka, topic_specs())
     except (KafkaError, ValueError) as error:
         reason = str(error) or type(error).__name__
         raise UnavailableError(f"Kafka at {kafka} cannot be used ({reason}); correct --kafka") from error

@@ -2,7 +2,8 @@
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -10,6 +11,7 @@ from typing import Any, Final, Self
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.producer.future import FutureRecordMetadata
 from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
@@ -20,8 +22,10 @@ from recipe_common.knowledge_update import Update, violations
 DEFAULT_KAFKA: Final = "127.0.0.1:9092"
 DEFAULT_TOPIC: Final = "recipe.knowledge-updates.v1"
 _PUBLISHER: Final = "recipe-client"
-_TIMEOUT_SECONDS: Final = 10.0
+ACKNOWLEDGED_SECONDS: Final = 10.0
 _CLOSE_SECONDS: Final = 2.0
+_MAX_REQUEST_BYTES: Final = 64 * 2**20  # the broker decides what is too large
+_MAX_UNACKNOWLEDGED: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,27 @@ def _checked(event: Mapping[str, Any]) -> Update:
         raise InvalidArgumentError(violations(error, "event")) from error
 
 
+def open_producer(bootstrap_servers: str) -> KafkaProducer:
+    """A producer that all replicas acknowledge, idempotent; it gives up on a record after `ACKNOWLEDGED_SECONDS`."""
+    timeout_ms = int(ACKNOWLEDGED_SECONDS * 1000)
+    return KafkaProducer(
+        bootstrap_servers=bootstrap_servers,
+        acks="all",
+        enable_idempotence=True,
+        max_request_size=_MAX_REQUEST_BYTES,
+        bootstrap_timeout_ms=timeout_ms,
+        max_block_ms=timeout_ms,
+        request_timeout_ms=timeout_ms,
+        delivery_timeout_ms=timeout_ms,
+    )
+
+
+def close_producer(producer: KafkaProducer) -> None:
+    """Disconnect. What could be unsent has been reported as not acknowledged by whoever waited for it."""
+    with suppress(KafkaTimeoutError):
+        producer.close(timeout=_CLOSE_SECONDS)
+
+
 class Publisher:
     """A Kafka producer of knowledge updates: acknowledged by all replicas, idempotent.
 
@@ -77,43 +102,27 @@ class Publisher:
         self._topic = topic
         self._servers = bootstrap_servers
         try:
-            self._producer = KafkaProducer(
-                bootstrap_servers=bootstrap_servers,
-                acks="all",
-                enable_idempotence=True,
-                bootstrap_timeout_ms=int(_TIMEOUT_SECONDS * 1000),
-                max_block_ms=int(_TIMEOUT_SECONDS * 1000),
-            )
+            self._producer = open_producer(bootstrap_servers)
         except (KafkaError, ValueError) as error:
             raise self._unavailable(error) from error
 
     def publish(self, event: Mapping[str, Any]) -> PublishedEvent:
         """Publish one knowledge update and wait for the acknowledgement. Raises InvalidArgumentError."""
-        update = complete(event)
-        checked = _checked(update)
-        key = f"{checked.namespace}/{checked.fact_id}".encode()
-        headers = [("content-type", b"application/json")]
-        try:
-            value = json.dumps(update, ensure_ascii=False).encode()
-            sent = self._producer.send(self._topic, key=key, value=value, headers=headers)
-            record = sent.get(timeout=_TIMEOUT_SECONDS)
-        except (KafkaError, ValueError) as error:
-            raise self._unavailable(error) from error
-        return PublishedEvent(
-            checked.namespace,
-            checked.fact_id,
-            checked.revision,
-            checked.event_id,
-            record.topic,
-            record.partition,
-            record.offset,
-        )
+        return self._acknowledged(*self._send(event))
+
+    def publish_all(self, events: Iterable[Mapping[str, Any]]) -> Iterator[PublishedEvent]:
+        """Publish knowledge updates in their order; each is yielded once it is acknowledged. Raises as `publish`."""
+        sent: deque[tuple[Update, FutureRecordMetadata]] = deque()
+        for event in events:
+            sent.append(self._send(event))
+            if len(sent) == _MAX_UNACKNOWLEDGED:
+                yield self._acknowledged(*sent.popleft())
+        while sent:
+            yield self._acknowledged(*sent.popleft())
 
     def close(self) -> None:
         """Disconnect."""
-        # What could be unsent here, `publish` has already reported as not acknowledged.
-        with suppress(KafkaTimeoutError):
-            self._producer.close(timeout=_CLOSE_SECONDS)
+        close_producer(self._producer)
 
     def __enter__(self) -> Self:
         return self
@@ -122,6 +131,25 @@ class Publisher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _send(self, event: Mapping[str, Any]) -> tuple[Update, FutureRecordMetadata]:
+        completed = complete(event)
+        update = _checked(completed)
+        key = f"{update.namespace}/{update.fact_id}".encode()
+        value = json.dumps(completed, ensure_ascii=False).encode()
+        headers = [("content-type", b"application/json")]
+        try:
+            return update, self._producer.send(self._topic, key=key, value=value, headers=headers)
+        except (KafkaError, ValueError) as error:
+            raise self._unavailable(error) from error
+
+    def _acknowledged(self, update: Update, sent: FutureRecordMetadata) -> PublishedEvent:
+        try:
+            record = sent.get(timeout=2 * ACKNOWLEDGED_SECONDS)
+        except KafkaError as error:
+            raise self._unavailable(error) from error
+        place = (record.topic, record.partition, record.offset)
+        return PublishedEvent(update.namespace, update.fact_id, update.revision, update.event_id, *place)
 
     def _unavailable(self, error: Exception) -> UnavailableError:
         reason = str(error) or type(error).__name__

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from recipe_common.errors import RecipeError
 
+PARTLY_DONE = 3  # exit code: some of the input could not be used, and the output says which and why
 NARROWEST_TABLE = 160  # columns when the output goes to a file or a pipe, which has no width of its own
 
 
@@ -24,10 +25,13 @@ def run_command(command: Callable[[], None]) -> None:
         _fail(str(error) or type(error).__name__)
 
 
-def result_console() -> Console:
-    """Standard output for results. Their words stand as they are: a text may hold what looks like markup."""
-    width = None if sys.stdout.isatty() else NARROWEST_TABLE
-    return Console(markup=False, emoji=False, highlight=False, width=width)
+def result_console(*, stderr: bool = False) -> Console:
+    """Standard output for results, or standard error for those of a command whose output is data.
+
+    Their words stand as they are: a text may hold what looks like markup.
+    """
+    width = None if (sys.stderr if stderr else sys.stdout).isatty() else NARROWEST_TABLE
+    return Console(markup=False, emoji=False, highlight=False, width=width, stderr=stderr)
 
 
 def _fail(reason: str) -> None:

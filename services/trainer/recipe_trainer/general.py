@@ -26,11 +26,11 @@ from lm_eval.tasks import TaskManager
 from torch import Tensor
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
+from recipe_common.progress import with_progress
 from recipe_model.editor import RecipeEditor
 from recipe_model.language_model import LanguageModel
 from recipe_trainer.datasets import Edit, Question
 from recipe_trainer.knowledge_base import BATCH, Asked, KnowledgeBase, temporary_knowledge_base
-from recipe_trainer.progress import with_progress
 from recipe_trainer.scoring import prompts_of
 from recipe_trainer.teacher_forcing import Answered, answer_logits
 

@@ -16,6 +16,7 @@ import torch
 from prometheus_client import CollectorRegistry
 from torch import Tensor
 
+from recipe_common.progress import with_progress
 from recipe_model.editor import RecipeEditor
 from recipe_retriever.metrics import RetrieverMetrics
 from recipe_retriever.retrieval import Retriever
@@ -23,7 +24,6 @@ from recipe_store.edge_store import open_edge_store
 from recipe_store.facts import Fact, FactWrite, LogPosition, Match
 from recipe_store.store import KnowledgeStore
 from recipe_trainer.datasets import Edit, Question
-from recipe_trainer.progress import with_progress
 
 NAMESPACE = "evaluation"
 BATCH = 32

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from recipe_common.answers import says
+from recipe_common.progress import with_progress
 from recipe_model.language_model import LanguageModel
 from recipe_trainer.datasets import Question
 from recipe_trainer.knowledge_base import BATCH
-from recipe_trainer.progress import with_progress
 from recipe_trainer.teacher_forcing import Answered, answer_logits, answer_targets, answered
 
 FREE_TOKENS_BEYOND_ANSWER = 3

@@ -1,7 +1,7 @@
 """`recipe publish`: what is refused before anything is sent, and files of events."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,9 +27,10 @@ class Recorder:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def publish(self, event: Mapping[str, Any]) -> PublishedEvent:
-        self.sent.append(event)
-        return PublishedEvent("default", event["fact_id"], 0, event["event_id"], "updates", 0, len(self.sent))
+    def publish_all(self, events: Iterable[Mapping[str, Any]]) -> Iterator[PublishedEvent]:
+        for event in events:
+            self.sent.append(event)
+            yield PublishedEvent("default", event["fact_id"], 0, event["event_id"], "updates", 0, len(self.sent))
 
 
 @pytest.fixture

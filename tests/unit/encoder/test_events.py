@@ -439,3 +439,23 @@ def test_the_answer_is_marked_where_it_is_known(upsert_: dict[str, Any], knowled
     assert parse_record(json_record({"upsert": upsert_})).knowledge == knowledge
     written = upsert_.get("statement") or f"{upsert_['prompt']} {upsert_['answer']}"
     assert parse_fact(json_record({"upsert": upsert_})).statement == written
+
+
+def redriven(origin: bytes) -> Record:
+    """A record at updates/1/7 that says where it was published first."""
+    return upsert("s", headers=[("recipe-redriven-from", origin)])
+
+
+def test_a_redriven_event_keeps_its_first_place_in_the_log() -> None:
+    fact = parse_fact(redriven(b"updates/1/3"))
+    assert fact.position == LogPosition("updates", 1, 3)
+    assert fact.event_id == "updates/1/3"
+
+
+@pytest.mark.parametrize(
+    "origin", [b"updates/1/7", b"updates/1/8", b"updates/0/3", b"other/1/3", b"updates/1/", b"3", b"updates/1/-3",
+               b"updates/1/" + b"0" * 5_000],
+)  # fmt: skip
+def test_a_first_place_that_is_not_before_the_record_is_refused(origin: bytes) -> None:
+    message = "recipe-redriven-from: must name an offset of updates/1 before 7; remove it"
+    assert refusal(redriven(origin)) == ("headers", message)
