@@ -20,8 +20,8 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from deployment import REPOSITORY, base_environment, compose_environment, compose_services, dot_env, seconds
-from recipe_client.embedded import TOPICS
+from deployment import base_environment, compose_environment, compose_services, dot_env, seconds
+from recipe_client.topics import topic_specs
 from recipe_common.embedded_broker import HOST, TiedProcess, claim_port, wait_until_ready
 
 pytestmark = pytest.mark.skipif("KAFKA_HOME" not in os.environ, reason="KAFKA_HOME names no Apache Kafka")
@@ -85,24 +85,28 @@ def _as_the_image_configures(home: Path, folder: Path, environment: Mapping[str,
 @pytest.fixture(scope="module")
 def composed_topics(composed_broker: str) -> str:
     """The broker once Compose's one-shot service has made the topics, twice: the second time must change nothing."""
-    script = REPOSITORY / "deploy/kubernetes/base/create-topics.sh"
-    assert f"./{script.relative_to(REPOSITORY)}:/create-topics.sh:ro" in compose_services()["topics"]["volumes"]
-    places = {
-        "kafka:19092": composed_broker,
-        "/opt/kafka": os.environ["KAFKA_HOME"],
-        "/tmp/logs": tempfile.gettempdir(),
-    }
-    environment = base_environment() | here(compose_environment("topics"), places)
+    command = [
+        dot_env()["KNOWLEDGE_PARTITIONS"] if word == "${KNOWLEDGE_PARTITIONS}" else word
+        for word in compose_services()["topics"]["entrypoint"]
+    ]
+    assert command[0] == "recipe"
+    environment = base_environment() | here(compose_environment("topics"), {"kafka:19092": composed_broker})
     for _ in range(2):
-        subprocess.run(["bash", str(script)], env=environment, check=True, timeout=START_SECONDS)
+        subprocess.run(
+            [str(Path(sys.executable).with_name("recipe")), *command[1:]],
+            env=environment,
+            check=True,
+            timeout=START_SECONDS,
+        )
     return composed_broker
 
 
 def test_the_topics_are_those_of_the_embedded_stack_but_for_the_number_of_partitions(composed_topics: str) -> None:
+    specs = topic_specs()
     with KafkaAdminClient(bootstrap_servers=composed_topics) as admin:
-        described = {topic["name"]: topic for topic in admin.describe_topics(list(TOPICS))}
+        described = {topic["name"]: topic for topic in admin.describe_topics(list(specs))}
         assert len(described[TOPIC]["partitions"]) == int(dot_env()["KNOWLEDGE_PARTITIONS"])
-        for name, spec in TOPICS.items():
+        for name, spec in specs.items():
             assert _settings_of(admin, name) == spec.configs
 
 

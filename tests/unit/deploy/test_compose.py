@@ -148,9 +148,9 @@ def test_the_broker_is_addressed_where_it_listens() -> None:
         address.split("://") for address in compose_environment("kafka")["KAFKA_ADVERTISED_LISTENERS"].split(",")
     )
     assert compose_environment("encoder")["RECIPE_ENCODER_KAFKA_BOOTSTRAP_SERVERS"] == advertised["INSIDE"]
-    assert compose_environment("topics")["BOOTSTRAP_SERVERS"] == advertised["INSIDE"]
+    assert compose_environment("topics")["RECIPE_KAFKA"] == advertised["INSIDE"]
     assert advertised["HOST"] == f"127.0.0.1:{dot_env()['KAFKA_PORT']}"
-    assert compose_environment("topics")["TOPIC"] == SERVICES["encoder"].default("topic")
+    assert compose_environment("topics")["RECIPE_TOPIC"] == SERVICES["encoder"].default("topic")
 
 
 @pytest.mark.parametrize("name", ["retriever", "generator"])

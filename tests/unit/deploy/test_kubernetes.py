@@ -103,7 +103,6 @@ def test_images_carry_the_versions_of_compose(overlay: str) -> None:
     versions = dot_env()
     images = {spec["containers"][0]["image"] for spec in pod_specs(rendered(overlay)).values()}
     assert images == {
-        f"apache/kafka:{versions['KAFKA_VERSION']}",
         f"qdrant/qdrant:v{versions['QDRANT_VERSION']}-unprivileged",
         *(f"recipe-{name}:{versions['RECIPE_VERSION']}" for name in SERVICES),
     }
