@@ -65,6 +65,12 @@ def _check_printable(value: str) -> str:
     return value
 
 
+def _check_readable(value: str) -> str:
+    if any(unicodedata.category(character) == "Cc" and character not in "\t\n\r" for character in value):
+        raise _rule("must not contain control characters other than tabs and line breaks")
+    return value
+
+
 def _check_namespace(value: str) -> str:
     if "/" in value:
         raise _rule("must not contain '/', which ends the namespace in the record's key")
@@ -94,7 +100,7 @@ def _check_revision(value: object) -> object:
 Name = Annotated[str, Field(max_length=MAX_ID_CHARS), AfterValidator(_check_printable)]
 FactId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS), AfterValidator(_check_printable)]
 Namespace = Annotated[Name, AfterValidator(_check_namespace)]
-Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS), AfterValidator(_check_readable)]
 Time = Annotated[AwareDatetime, BeforeValidator(_check_time), AfterValidator(_to_utc)]
 Revision = Annotated[int, BeforeValidator(_check_revision)]
 
@@ -130,7 +136,7 @@ class Source(_Message):
 class Retract(_Message):
     """The fact no longer holds."""
 
-    reason: Annotated[str, Field(max_length=MAX_REASON_CHARS)] = ""
+    reason: Annotated[str, Field(max_length=MAX_REASON_CHARS), AfterValidator(_check_readable)] = ""
 
 
 class Upsert(_Message):

@@ -120,7 +120,7 @@ def test_a_batch_is_never_larger_than_configured_and_goes_through_the_model_at_o
     harness: EncoderHarness,
 ) -> None:
     for number in range(10):
-        harness.upsert("f", f"statement {number}", partition=0)
+        harness.upsert(f"f{number}", f"statement {number}", partition=0)
     with harness.running(batch_size=4):
         wait_for(lambda: harness.events("applied") == 10, "ten events")
     assert harness.encoder.statements == [f"statement {number}" for number in range(10)]

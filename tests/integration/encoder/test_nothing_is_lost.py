@@ -88,11 +88,11 @@ def test_a_store_outage_pauses_and_loses_nothing(harness: EncoderHarness) -> Non
             harness.upsert(f"f{number}", f"statement {number}", partition=number % 2)
         harness.publish(harness.key("bad"), b"nonsense", partition=0)
         wait_for(lambda: harness.outage.refusals >= 3, "three refused writes")
-        assert harness.sample("recipe_encoder_paused") == 1
+        assert harness.sample("recipe_encoder_paused", {"dependency": "store"}) == 1
         assert harness.committed() == 0
         harness.outage.is_down = False
         wait_for(lambda: harness.committed() == 7, "everything to be committed")
-        assert harness.sample("recipe_encoder_paused") == 0
+        assert harness.sample("recipe_encoder_paused", {"dependency": "store"}) == 0
     assert sorted(harness.encoder.statements) == [f"statement {number}" for number in range(6)]
     assert harness.count() == 6
     assert len(harness.dead_letters()) == 1

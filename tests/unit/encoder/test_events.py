@@ -18,6 +18,7 @@ from recipe_store import Fact, LogPosition
 UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 PROTOBUF: list[tuple[str, bytes | None]] = [("content-type", b"application/x-protobuf")]
 SECOND_ONE = datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
+CONTROL_RULE = "must not contain control characters other than tabs and line breaks"
 REVISION_RULE = f"revision: must be an integer from 0 to {MAX_REVISION}, or a string of its digits"
 TIME_RULE = "must be an RFC 3339 time with a zone, for example 2026-01-31T12:00:00Z"
 
@@ -292,6 +293,9 @@ def test_values_that_are_not_the_protobuf_message() -> None:
         ),
         ({"upsert": "s"}, "upsert: must be a JSON object"),
         ({"upsert": {"statement": "x" * 2001}}, "upsert.statement: must have at most 2000 characters"),
+        ({"upsert": {"statement": "a\x00b"}}, f"upsert.statement: {CONTROL_RULE}"),
+        ({"upsert": {"prompt": "p", "answer": "\x1b[2J"}}, f"upsert.answer: {CONTROL_RULE}"),
+        ({"retract": {"reason": "\x07"}}, f"retract.reason: {CONTROL_RULE}"),
         ({"upsert": {"statement": "\ud800"}}, "upsert.statement: must be valid Unicode text"),
         (
             {"upsert": {"prompt": "p" * 1000, "answer": "a" * 1000}},
@@ -412,7 +416,7 @@ ZONES = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(mi
 
 @UNTIMED
 @given(
-    st.text(st.characters(codec="utf-8"), min_size=1, max_size=50).filter(str.strip),
+    st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=50).filter(str.strip),
     st.integers(0, MAX_REVISION),
     st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=ZONES),
 )
