@@ -90,6 +90,12 @@ def _to_utc(value: datetime) -> datetime:
         raise _rule("must lie in the years 1 to 9999 in UTC") from None
 
 
+def _check_spec_version(value: str) -> str:
+    if value != "1.0":
+        raise _rule("must be 1.0, the version of CloudEvents that is understood here")
+    return value
+
+
 def _check_revision(value: object) -> object:
     text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
     if not _DIGITS.fullmatch(text) or int(text) > MAX_REVISION:
@@ -102,6 +108,7 @@ FactId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS), AfterValid
 Namespace = Annotated[Name, AfterValidator(_check_namespace)]
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS), AfterValidator(_check_readable)]
 Time = Annotated[AwareDatetime, BeforeValidator(_check_time), AfterValidator(_to_utc)]
+SpecVersion = Annotated[str, AfterValidator(_check_spec_version)]
 Revision = Annotated[int, BeforeValidator(_check_revision)]
 
 
@@ -201,6 +208,7 @@ class CloudEvent(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    ce_specversion: SpecVersion = "1.0"
     ce_id: Name = ""
     ce_time: Time | None = None
     ce_source: Name = ""

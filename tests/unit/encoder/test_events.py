@@ -221,6 +221,10 @@ def test_keys_that_are_refused(key: bytes | None, message: str) -> None:
             " CloudEvents must be in binary mode",
         ),
         ([("content-type", b"\xff")], "content-type: must be UTF-8 text"),
+        (
+            [("ce_specversion", b"2.0")],
+            "ce_specversion: must be 1.0, the version of CloudEvents that is understood here",
+        ),
         ([("ce_id", b"\xff")], "ce_id: must be UTF-8 text"),
         ([("ce_id", b"x" * 257)], "ce_id: must have at most 256 characters"),
         ([("ce_time", b"yesterday")], f"ce_time: {TIME_RULE}"),
