@@ -199,12 +199,11 @@ def test_a_batch_slower_than_the_poll_interval_does_not_evict_the_member(
 
 
 @needs_own_kafka
-@pytest.mark.parametrize("assignment", ["manual", "group"])
-def test_a_worker_outlives_its_broker_and_goes_on_when_it_is_back(store: EdgeStore, assignment: str) -> None:
+def test_a_worker_outlives_its_broker_and_goes_on_when_it_is_back(store: EdgeStore) -> None:
     topics = Topics("updates", "updates.dlq")
     with apache_kafka(Path(os.environ["KAFKA_HOME"])) as kafka:
         create_topics(kafka.bootstrap_servers, {topics.updates: TopicSpec(2), topics.dead_letters: TopicSpec()})
-        harness = EncoderHarness(kafka.bootstrap_servers, topics, store, assignment)
+        harness = EncoderHarness(kafka.bootstrap_servers, topics, store, "group")
         with harness.running(stall_seconds=1.0) as worker:
             harness.upsert("f0", "before")
             wait_for(lambda: harness.committed() == 1, "the first record to be committed")
