@@ -1,6 +1,7 @@
 """Commits, pauses and membership around a rebalance, on a real group."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -44,6 +45,22 @@ def read(log: LogConsumer, count: int) -> list[KafkaRecord]:
     return taken
 
 
+def poll_all(*logs: LogConsumer) -> list[list[KafkaRecord]]:
+    """Polls them at the same time: a member takes part in a rebalance only while it polls."""
+    with ThreadPoolExecutor(len(logs)) as pool:
+        return list(pool.map(lambda log: log.poll(0.3), logs))
+
+
+def poll_until(condition: Callable[[], bool], what: str, *logs: LogConsumer) -> None:
+    """Until the members agree; no record is expected."""
+
+    def polled() -> bool:
+        assert poll_all(*logs) == [[] for _ in logs]
+        return condition()
+
+    wait_for(polled, what)
+
+
 @pytest.fixture
 def refuse_commits(monkeypatch: pytest.MonkeyPatch) -> Callable[[LogConsumer], None]:
     """Makes the client's own commit, though not the one in a rebalance, time out."""
@@ -83,8 +100,7 @@ def test_what_is_finished_is_committed_before_partitions_move_and_what_is_not_is
     again: list[KafkaRecord] = []
 
     def moved() -> bool:
-        log.poll(0.05)  # it keeps its place in a partition that it keeps
-        again.extend(other.poll(0.05))
+        again.extend(poll_all(log, other)[1])  # the first keeps its place in a partition that it keeps
         return bool(again)
 
     wait_for(moved, "the unfinished record of the partition that moved to be read again")
@@ -97,16 +113,6 @@ def test_what_is_finished_is_committed_before_partitions_move_and_what_is_not_is
 
 def owned(log: LogConsumer) -> set[int]:
     return {place.partition for place in log._consumer.assignment()}
-
-
-def poll_until(condition: Callable[[], bool], what: str, *logs: LogConsumer) -> None:
-    """Members take part in a rebalance only while they poll; no record is expected."""
-
-    def polled() -> bool:
-        assert [log.poll(0.05) for log in logs] == [[] for _ in logs]
-        return condition()
-
-    wait_for(polled, what)
 
 
 def rebalances(registry: CollectorRegistry) -> dict[str, float | None]:
@@ -129,8 +135,7 @@ def test_a_member_that_was_evicted_commits_nothing_of_what_it_held(harness: Enco
     evicted.finish(held)
 
     def is_back() -> bool:
-        heir.poll(0.05)
-        evicted.poll(0.05)
+        poll_all(evicted, heir)
         return evicted.joined
 
     wait_for(is_back, "the evicted member to join again")
