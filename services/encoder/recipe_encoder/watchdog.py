@@ -61,19 +61,19 @@ class Watchdog:
                 self._outside_since = self._clock()
 
     def committed(self, partitions: Iterable[TopicPartition]) -> None:
-        """Something of these partitions is finished and committed."""
+        """The broker has acknowledged a commit: something of these partitions is finished."""
         now = self._clock()
         with self._lock:
+            self._answered()
             for partition in partitions:
                 if (state := self._partitions.get(partition)) is not None:
                     state.committed = state.progress = now
 
     def measured(self, lag: Mapping[TopicPartition, int]) -> None:
         """The broker has answered: so many records of each partition are not finished."""
-        self._metrics.paused.labels("broker").set(0)
         now = self._clock()
         with self._lock:
-            self._unanswered_since = None
+            self._answered()
             for partition, waiting in lag.items():
                 if (state := self._partitions.get(partition)) is None:
                     continue
@@ -84,8 +84,8 @@ class Watchdog:
 
     def unanswered(self) -> None:
         """The broker has not answered."""
-        self._metrics.paused.labels("broker").set(1)
         with self._lock:
+            self._metrics.paused.labels("broker").set(1)
             if self._unanswered_since is None:
                 self._unanswered_since = self._clock()
 
@@ -103,6 +103,10 @@ class Watchdog:
                 if state.waiting and (seconds := self._too_long(state.progress)) is not None
             ]
         return "; ".join(stuck) or None
+
+    def _answered(self) -> None:
+        self._unanswered_since = None
+        self._metrics.paused.labels("broker").set(0)
 
     def _too_long(self, since: float | None) -> float | None:
         """The seconds since then, None if they are not too many."""

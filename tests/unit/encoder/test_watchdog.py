@@ -1,5 +1,7 @@
 """What counts as stuck, by a clock that the test turns."""
 
+from collections.abc import Callable
+
 import pytest
 from kafka.structs import TopicPartition
 from prometheus_client import CollectorRegistry
@@ -72,8 +74,9 @@ def test_a_partition_that_is_gone_is_no_longer_watched(
     assert registry.get_sample_value("recipe_encoder_lag_records", {"partition": "0"}) is None
 
 
+@pytest.mark.parametrize("answer", [lambda dog: dog.measured({}), lambda dog: dog.committed([])])
 def test_a_broker_that_does_not_answer_is_a_problem_after_a_while(
-    watchdog: Watchdog, clock: Clock, registry: CollectorRegistry
+    watchdog: Watchdog, clock: Clock, registry: CollectorRegistry, answer: Callable[[Watchdog], None]
 ) -> None:
     watchdog.unanswered()
     assert registry.get_sample_value("recipe_encoder_paused", {"dependency": "broker"}) == 1
@@ -82,7 +85,7 @@ def test_a_broker_that_does_not_answer_is_a_problem_after_a_while(
     assert watchdog.problem() is None
     clock.now += 31
     assert watchdog.problem() == "the broker has not answered for 61 s"
-    watchdog.measured({})
+    answer(watchdog)
     assert watchdog.problem() is None
     assert registry.get_sample_value("recipe_encoder_paused", {"dependency": "broker"}) == 0
 
