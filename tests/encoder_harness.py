@@ -118,7 +118,7 @@ class EncoderHarness:
         return EncoderSettings(**values | changes)
 
     def worker(self, **changes: Any) -> Worker:
-        """A worker that is not started."""
+        """A worker that is not started. All workers of a harness share its encoder, store and metrics."""
         return Worker(self.settings(**changes), self.encoder, self.outage, self._metrics)
 
     @contextmanager

@@ -66,6 +66,12 @@ def _check_printable(value: str) -> str:
     return value
 
 
+def _check_readable(value: str) -> str:
+    if any(unicodedata.category(character) == "Cc" and character not in "\t\n\r" for character in value):
+        raise _rule("must not contain control characters other than tabs and line breaks")
+    return value
+
+
 def _check_namespace(value: str) -> str:
     if "/" in value:
         raise _rule("must not contain '/', which ends the namespace in the record's key")
@@ -85,6 +91,12 @@ def _to_utc(value: datetime) -> datetime:
         raise _rule("must lie in the years 1 to 9999 in UTC") from None
 
 
+def _check_spec_version(value: str) -> str:
+    if value != "1.0":
+        raise _rule("must be 1.0, the version of CloudEvents that is understood here")
+    return value
+
+
 def _check_revision(value: object) -> object:
     text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
     if not _DIGITS.fullmatch(text) or int(text) > MAX_REVISION:
@@ -95,8 +107,9 @@ def _check_revision(value: object) -> object:
 Name = Annotated[str, Field(max_length=MAX_ID_CHARS), AfterValidator(_check_printable)]
 FactId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS), AfterValidator(_check_printable)]
 Namespace = Annotated[Name, AfterValidator(_check_namespace)]
-Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS), AfterValidator(_check_readable)]
 Time = Annotated[AwareDatetime, BeforeValidator(_check_time), AfterValidator(_to_utc)]
+SpecVersion = Annotated[str, AfterValidator(_check_spec_version)]
 Revision = Annotated[int, BeforeValidator(_check_revision)]
 
 
@@ -131,7 +144,7 @@ class Source(_Message):
 class Retract(_Message):
     """The fact no longer holds."""
 
-    reason: Annotated[str, Field(max_length=MAX_REASON_CHARS)] = ""
+    reason: Annotated[str, Field(max_length=MAX_REASON_CHARS), AfterValidator(_check_readable)] = ""
 
 
 class Upsert(_Message):
@@ -196,6 +209,7 @@ class CloudEvent(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    ce_specversion: SpecVersion = "1.0"
     ce_id: Name = ""
     ce_time: Time | None = None
     ce_source: Name = ""

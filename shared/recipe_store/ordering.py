@@ -23,6 +23,17 @@ def fact_order(fact: Fact) -> Order:
     return fact.revision, fact.position.offset
 
 
+def mixed_facts(writes: Iterable[FactWrite]) -> set[FactName]:
+    """The facts of which some writes have a revision and some have revision 0.
+
+    Only for these does it depend on what is stored which of the writes is the newest.
+    """
+    kinds: dict[FactName, set[bool]] = {}
+    for write in writes:
+        kinds.setdefault(fact_name(write.fact), set()).add(write.fact.revision == 0)
+    return {name for name, both in kinds.items() if len(both) > 1}
+
+
 def newest_writes(writes: Iterable[FactWrite], stored: Mapping[FactName, Order]) -> list[FactWrite]:
     """Per fact the write that would stand after all of them were applied one by one, its revision resolved.
 

@@ -36,7 +36,7 @@ def open_store(settings: EncoderSettings, editor: RecipeEditor) -> KnowledgeStor
 
 
 def run(settings: EncoderSettings, stop: Event) -> None:
-    """Load the model, warm it up, open the store, serve the metrics, and consume until `stop` is set.
+    """Load the model, warm it up, open the store, serve metrics and readiness, and consume until `stop` is set.
 
     Raises RecipeError or kafka.errors.KafkaError with the reason if it cannot start or go on.
     """
@@ -45,14 +45,16 @@ def run(settings: EncoderSettings, stop: Event) -> None:
     editor = RecipeEditor.load(settings.checkpoint, settings.encoder, settings.llm)
     editor.encode(["The first statement takes longer."])
     with closing(open_store(settings, editor)) as store:
+        worker = Worker(settings, editor, store, metrics, stop=stop)
         server = start_metrics_server(
             registry,
             host=settings.metrics_host,
             port=settings.metrics_port,
             port_setting=f"{ENV_PREFIX}METRICS_PORT",
+            not_ready=worker.not_ready,
         )
         try:
-            Worker(settings, editor, store, metrics, stop=stop).run()
+            worker.run()
         finally:
             server.stop()
 

@@ -12,7 +12,8 @@ from recipe_common.errors import InvalidArgumentError
 from recipe_encoder.dead_letters import DeadLetter
 from recipe_encoder.events import InvalidEventError, KafkaRecord, ParsedUpdate, parse_record
 from recipe_encoder.metrics import EncoderMetrics
-from recipe_store import FactWrite
+from recipe_store import Fact, FactWrite
+from recipe_store.ordering import fact_name, mixed_facts, newest_writes
 
 logger = logging.getLogger(__name__)
 
@@ -32,29 +33,33 @@ class FactEncoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A micro-batch, ready for its effects; the writes are in the order of the log."""
+    """A micro-batch, ready for its effects.
 
+    `facts` is what its good records say, `writes` what the store needs of that; both are in the order of the log.
+    """
+
+    facts: list[Fact]
     writes: list[FactWrite]
     refused: list[DeadLetter]
 
 
 class BatchBuilder:
-    """Parses and encodes micro-batches."""
+    """Parses, folds and encodes micro-batches."""
 
     def __init__(self, encoder: FactEncoder, metrics: EncoderMetrics) -> None:
         self._encoder = encoder
         self._metrics = metrics
 
     def build(self, records: Sequence[KafkaRecord]) -> Batch:
-        """Every record ends up in exactly one place: among the writes or among the refused."""
+        """Every record ends up in exactly one place: among the facts or among the refused."""
         self._metrics.batch_size.observe(len(records))
         refused: list[DeadLetter] = []
         parsed = self._parse(records, refused)
-        writes = self._encode(parsed, refused)
+        batch = self._encode(parsed, refused)
         for letter in refused:
             place = f"{letter.record.topic}/{letter.record.partition}/{letter.record.offset}"
             logger.warning("%s goes to the dead letters: %s", place, letter.error)
-        return Batch(writes, refused)
+        return batch
 
     def _parse(self, records: Sequence[KafkaRecord], refused: list[DeadLetter]) -> list[ParsedRecord]:
         parsed: list[ParsedRecord] = []
@@ -66,17 +71,35 @@ class BatchBuilder:
                     refused.append(DeadLetter(record, error))
         return parsed
 
-    def _encode(self, parsed: Sequence[ParsedRecord], refused: list[DeadLetter]) -> list[FactWrite]:
-        if all(update.fact.retracted for _, update in parsed):
-            return [FactWrite(update.fact, None, None) for _, update in parsed]
+    def _encode(self, parsed: Sequence[ParsedRecord], refused: list[DeadLetter]) -> Batch:
+        updates = [update for _, update in parsed]
+        facts = [update.fact for update in updates]
+        newest = self._fold(updates)
+        if all(update.fact.retracted for update in newest):
+            return Batch(facts, [FactWrite(update.fact, None, None) for update in newest], refused)
         with self._metrics.time_stage("encode"):
             try:
-                return self._with_vectors([update for _, update in parsed])
+                return Batch(facts, self._with_vectors(newest), refused)
             except InvalidArgumentError:
-                return self._encode_singly(parsed, refused)
+                writes = self._encode_singly(parsed, refused)
+                return Batch([write.fact for write in writes], writes, refused)
+
+    def _fold(self, updates: Sequence[ParsedUpdate]) -> list[ParsedUpdate]:
+        """Without what others of the batch supersede in any case, which needs no vectors; in the order of the log.
+
+        Of a fact with and without revisions everything is left to the store: the last record may take over the
+        revision of one before, but not if that turns out to be one that cannot be encoded.
+        """
+        bare = [FactWrite(update.fact, None, None) for update in updates]
+        mixed = mixed_facts(bare)
+        newest = {write.fact.position for write in newest_writes(bare, stored={})}
+        return [each for each in updates if each.fact.position in newest or fact_name(each.fact) in mixed]
 
     def _encode_singly(self, parsed: Sequence[ParsedRecord], refused: list[DeadLetter]) -> list[FactWrite]:
-        """One after the other, which tells the facts that cannot be encoded from their neighbours."""
+        """One after the other, which tells the facts that cannot be encoded from their neighbours.
+
+        Not only the newest ones: if that of a fact is refused, the one before it stands.
+        """
         writes: list[FactWrite] = []
         for record, update in parsed:
             try:

@@ -1,5 +1,6 @@
 """Dead letters: records that can never become a fact, kept whole for whoever has to mend them."""
 
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.producer.future import FutureRecordMetadata
 
-from recipe_common.errors import UnavailableError
+from recipe_common.errors import FailedPreconditionError, UnavailableError
 from recipe_encoder.events import InvalidEventError, KafkaRecord
 
 HEADER_PREFIX: Final = "recipe-dlq-"
@@ -23,12 +24,54 @@ class DeadLetterError(UnavailableError):
     """A dead letter could not be written, so nothing may be committed; the message says what to do."""
 
 
+class TooManyDeadLettersError(FailedPreconditionError):
+    """So much is refused that the fault is not in single records; the message says what to look at."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A record and why it was refused."""
 
     record: KafkaRecord
     error: InvalidEventError
+
+
+class DeadLetterLimit:
+    """Tells a few bad records from a fault of a publisher, or of this service, that would set the whole log aside.
+
+    That is `max_in_a_row` of them one after the other, or more than `max_share` of the latest `window` records.
+    """
+
+    def __init__(self, max_in_a_row: int, max_share: float, window: int) -> None:
+        self._max_in_a_row = max_in_a_row
+        self._max_share = max_share
+        self._window: deque[bool] = deque(maxlen=window)
+        self._in_a_row = 0
+
+    def check(self, records: Sequence[KafkaRecord], letters: Sequence[DeadLetter]) -> None:
+        """Counts a finished micro-batch. Raises TooManyDeadLettersError if there have been too many."""
+        refused = {(letter.record.partition, letter.record.offset) for letter in letters}
+        longest = 0
+        for record in records:
+            is_refused = (record.partition, record.offset) in refused
+            self._window.append(is_refused)
+            self._in_a_row = self._in_a_row + 1 if is_refused else 0
+            longest = max(longest, self._in_a_row)
+        if letters and (excess := self._excess(longest)):
+            last = letters[-1]
+            raise TooManyDeadLettersError(
+                f"{excess} went to the dead letters, the last one in stage {last.error.stage!r} because of"
+                f" {str(last.error)[:MAX_MESSAGE_CHARS]!r}; they are committed and none is lost: look at the headers"
+                f" {HEADER_PREFIX}* of the dead letters and at what publishes to {last.record.topic!r}, then start the"
+                " encoder again and publish what was refused once more"
+            )
+
+    def _excess(self, in_a_row: int) -> str | None:
+        if in_a_row >= self._max_in_a_row:
+            return f"{in_a_row} records in a row"
+        if len(self._window) == self._window.maxlen and sum(self._window) > self._max_share * len(self._window):
+            return f"{sum(self._window)} of the last {len(self._window)} records"
+        return None
 
 
 class DeadLetterWriter:

@@ -1,5 +1,6 @@
 """The encoder's metrics, each declared once."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,9 +11,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 Result = Literal["applied", "retracted", "dead_lettered"]
 Stage = Literal["parse", "encode", "write", "commit"]
+Dependency = Literal["store", "broker"]
+Rebalance = Literal["assigned", "revoked", "lost"]
 
 RESULTS: Final[tuple[Result, ...]] = ("applied", "retracted", "dead_lettered")
 STAGES: Final[tuple[Stage, ...]] = ("parse", "encode", "write", "commit")
+DEPENDENCIES: Final[tuple[Dependency, ...]] = ("store", "broker")
+REBALANCES: Final[tuple[Rebalance, ...]] = ("assigned", "revoked", "lost")
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 STAGE_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 # Up to an hour: a rebuild of the store reads events of any age, and all of those fall into the last bucket.
@@ -25,6 +30,7 @@ class EncoderMetrics:
     def __init__(self, registry: CollectorRegistry, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
         histogram = partial(Histogram, registry=registry)
         self.events = counter(
             "recipe_encoder_events",
@@ -34,10 +40,29 @@ class EncoderMetrics:
         self.store_retries = counter(
             "recipe_encoder_store_retries", "Writes repeated because the store was unavailable."
         )
-        self.paused = Gauge(
+        self.paused = gauge(
             "recipe_encoder_paused",
-            "1 while consumption is paused because the store is unavailable, else 0.",
-            registry=registry,
+            "1 while nothing is consumed because this dependency is unavailable, else 0.",
+            ["dependency"],
+        )
+        self.newest_dead_letter_age = gauge(
+            "recipe_encoder_newest_dead_letter_age_seconds",
+            "Since this process last wrote a dead letter; infinite if it has not written any.",
+        )
+        self.rebalances = counter(
+            "recipe_encoder_rebalances",
+            "Changes of this encoder's partitions: assigned, revoked in order, or lost to others without warning.",
+            ["change"],
+        )
+        self.lag = gauge(
+            "recipe_encoder_lag_records",
+            "Offsets of a partition of this encoder that are not finished yet, as of a few seconds ago.",
+            ["partition"],
+        )
+        self.commit_age = gauge(
+            "recipe_encoder_last_commit_age_seconds",
+            "Since something of a partition of this encoder was last committed, or since the partition came to it.",
+            ["partition"],
         )
         self.batch_size = histogram("recipe_encoder_batch_size", "Records in one micro-batch.", buckets=BATCH_BUCKETS)
         self.stage_seconds = histogram(
@@ -52,6 +77,23 @@ class EncoderMetrics:
             buckets=FRESHNESS_BUCKETS,
         )
         self._show_every_series()
+
+    def show_partition(self, partition: int, commit_age: Callable[[], float]) -> None:
+        """Adds the series of a partition; there are as many as this encoder has partitions."""
+        self.lag.labels(partition)
+        self.commit_age.labels(partition).set_function(commit_age)
+
+    def hide_partition(self, partition: int) -> None:
+        """Removes the series of a partition that is somebody else's now."""
+        self.lag.remove(partition)
+        self.commit_age.remove(partition)
+
+    def count_dead_letters(self, count: int) -> None:
+        """So many dead letters were just written."""
+        self.events.labels("dead_lettered").inc(count)
+        if count:
+            written = self._clock()
+            self.newest_dead_letter_age.set_function(lambda: self._clock() - written)
 
     @contextmanager
     def time_stage(self, stage: Stage) -> Iterator[None]:
@@ -68,3 +110,8 @@ class EncoderMetrics:
             self.events.labels(result)
         for stage in STAGES:
             self.stage_seconds.labels(stage)
+        for dependency in DEPENDENCIES:
+            self.paused.labels(dependency)
+        for change in REBALANCES:
+            self.rebalances.labels(change)
+        self.newest_dead_letter_age.set(math.inf)

@@ -29,6 +29,28 @@ class EncoderSettings(BaseSettings):
         description="group: share the partitions with the other encoders of the group; manual: take all of"
         " them, for an encoder that is the only one",
     )
+    group_instance_id: str | None = Field(
+        default=None,
+        max_length=249,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="makes this encoder a static member: a restart within the session timeout moves no partition;"
+        " one id per encoder, for example the name of its pod",
+    )
+    session_timeout_seconds: float = Field(
+        default=45.0, ge=1, description="time without a sign of life until the group gives the partitions to others"
+    )
+    max_poll_interval_seconds: float = Field(
+        default=300.0,
+        ge=1,
+        description="time without a poll until this encoder leaves the group, and that the group waits for a member"
+        " in a rebalance; a micro-batch may take longer",
+    )
+    stall_seconds: float = Field(
+        default=120.0,
+        gt=0,
+        description="time that records of a partition may wait without one being finished, or the broker may not"
+        " answer, until /ready says 503",
+    )
     batch_size: int = Field(default=64, ge=1, le=1_000, description="records in a micro-batch at most")
     # Tansu uses all of this time even when a record arrives meanwhile, so there it bounds freshness.
     fetch_wait_ms: int = Field(
@@ -37,6 +59,13 @@ class EncoderSettings(BaseSettings):
     topic_timeout_seconds: float = Field(default=30.0, gt=0, description="time for the topics to appear at the start")
     dead_letter_timeout_seconds: float = Field(
         default=30.0, gt=0, description="time for a dead letter to be accepted before the encoder stops"
+    )
+    dead_letter_max_in_a_row: int = Field(
+        default=100, ge=1, description="consecutive dead letters that stop the encoder"
+    )
+    dead_letter_window: int = Field(default=1_000, ge=1, description="records that the share is taken of, the latest")
+    dead_letter_max_share: float = Field(
+        default=0.5, gt=0, le=1, description="share of dead letters in a full window that stops the encoder if exceeded"
     )
     retry_initial_seconds: float = Field(
         default=0.25, gt=0, description="first pause before a write to an unavailable store is repeated"
@@ -60,8 +89,8 @@ class EncoderSettings(BaseSettings):
         " says if unset",
     )
 
-    metrics_host: str = Field(default="127.0.0.1", description="address of /metrics")
-    metrics_port: int = Field(default=9101, ge=0, le=65_535, description="port of /metrics; 0 takes a free one")
+    metrics_host: str = Field(default="127.0.0.1", description="address of /metrics and /ready")
+    metrics_port: int = Field(default=9101, ge=0, le=65_535, description="their port; 0 takes a free one")
 
     @property
     def dead_letters(self) -> str:
@@ -84,6 +113,12 @@ class EncoderSettings(BaseSettings):
             raise ValueError(
                 f"{ENV_PREFIX}DEAD_LETTER_TOPIC must differ from {ENV_PREFIX}TOPIC; else it is read for ever"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_group(self) -> Self:
+        if self.group_instance_id is not None and self.assignment == "manual":
+            raise ValueError(f"{ENV_PREFIX}GROUP_INSTANCE_ID needs {ENV_PREFIX}ASSIGNMENT=group; a group has members")
         return self
 
     @model_validator(mode="after")

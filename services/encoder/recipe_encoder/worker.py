@@ -3,31 +3,44 @@
 The order within a micro-batch is what keeps the log the source of truth: facts are written to the store,
 then bad records to the dead letters, and only when both are acknowledged are the offsets committed. An
 unavailable store makes the worker pause and repeat the write; a dead letter that cannot be written stops
-it.
+it, and so do too many of them.
+
+The effects have a thread of their own, so that the group hears from this member however long they take.
 """
 
 import logging
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
 from datetime import datetime
 from threading import Event, Thread
 from typing import Final
+
+from kafka.errors import RetriableError
 
 from recipe_common.clock import now_utc
 from recipe_common.errors import FailedPreconditionError
 from recipe_encoder.batches import BatchBuilder, FactEncoder
 from recipe_encoder.consumer import LogConsumer
-from recipe_encoder.dead_letters import DeadLetterWriter
+from recipe_encoder.dead_letters import DeadLetter, DeadLetterLimit, DeadLetterWriter
 from recipe_encoder.events import KafkaRecord
 from recipe_encoder.metrics import EncoderMetrics
 from recipe_encoder.settings import EncoderSettings
 from recipe_encoder.topics import await_topics
-from recipe_store import FactWrite, KnowledgeStore, StoreUnavailableError
+from recipe_encoder.watchdog import Watchdog
+from recipe_store import Fact, FactWrite, KnowledgeStore, StoreUnavailableError
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS: Final = 0.25
+_MEASURE_SECONDS: Final = 2.0
+_UNDISTURBED_SECONDS: Final = 2.0
+
+
+class _StoppedError(Exception):
+    """The worker was stopped while the store was unavailable."""
 
 
 class Worker:
@@ -57,6 +70,12 @@ class Worker:
         self._batches = BatchBuilder(encoder, metrics)
         self._store = store
         self._metrics = metrics
+        self._watchdog = Watchdog(settings.stall_seconds, metrics)
+        self._limit = DeadLetterLimit(
+            settings.dead_letter_max_in_a_row, settings.dead_letter_max_share, settings.dead_letter_window
+        )
+        self._next_measure = 0.0  # by the monotonic clock
+        self._broker_pauses = self._new_pauses()
         self._on_failure = on_failure
         self._now = now
         self._stop = stop or Event()
@@ -83,24 +102,34 @@ class Worker:
     def run(self) -> None:
         """Consumes until `stop` is called, from another thread or a signal handler.
 
-        Raises DeadLetterError, MissingTopicError, kafka.errors.KafkaError, and whatever encoder and store
-        raise other than StoreUnavailableError. What was not committed is read again at the next start.
+        Raises DeadLetterError, TooManyDeadLettersError, MissingTopicError, kafka.errors.KafkaError, and whatever
+        encoder and store raise other than StoreUnavailableError. What was not committed is read again at the next
+        start.
         """
         settings = self._settings
         servers = settings.kafka_bootstrap_servers
         await_topics(servers, [settings.topic, settings.dead_letters], settings.topic_timeout_seconds)
         letters = DeadLetterWriter(servers, settings.dead_letters, settings.dead_letter_timeout_seconds)
-        with closing(letters), closing(self._open_log()) as log:
+        with closing(letters), closing(self._open_log()) as log, self._effects_thread() as effects:
             while not self._stop.is_set():
                 records = log.poll(_POLL_SECONDS)
                 if log.joined:
                     self.ready.set()
                 if records:
-                    self._process(records, log, letters)
+                    self._process(records, log, letters, effects)
                 else:
                     log.commit()
+                self._measure(log)
                 if not self.caught_up.is_set() and not self._stop.is_set() and log.caught_up:
                     self.caught_up.set()
+
+    def not_ready(self) -> str | None:
+        """Why this worker does not do its work, in a sentence for an operator; None while it does."""
+        if self.error is not None:
+            return f"it has stopped: {self.error}"
+        if not self.ready.is_set():
+            return "it does not know its partitions yet"
+        return self._watchdog.problem()
 
     def _run_thread(self) -> None:
         try:
@@ -121,45 +150,101 @@ class Worker:
             assignment=settings.assignment,
             batch_size=settings.batch_size,
             fetch_wait_ms=settings.fetch_wait_ms,
+            watchdog=self._watchdog,
+            metrics=self._metrics,
+            group_instance_id=settings.group_instance_id,
+            session_timeout_seconds=settings.session_timeout_seconds,
+            max_poll_interval_seconds=settings.max_poll_interval_seconds,
         )
 
-    def _process(self, records: Sequence[KafkaRecord], log: LogConsumer, letters: DeadLetterWriter) -> None:
-        batch = self._batches.build(records)
-        if not self._write(batch.writes, log):
+    @contextmanager
+    def _effects_thread(self) -> Iterator[ThreadPoolExecutor]:
+        """The thread of the effects, which ends with the worker even while the store is unavailable."""
+        with ThreadPoolExecutor(1, "recipe-encoder-effects") as effects:
+            try:
+                yield effects
+            finally:
+                self._stop.set()
+
+    def _process(
+        self, records: Sequence[KafkaRecord], log: LogConsumer, letters: DeadLetterWriter, effects: Executor
+    ) -> None:
+        logger.debug("polled %d records", len(records))
+        try:
+            refused = self._await(effects.submit(self._take_effect, records, letters), log)
+        except _StoppedError:
             return
-        letters.write(batch.refused)
-        self._metrics.events.labels("dead_lettered").inc(len(batch.refused))
         with self._metrics.time_stage("commit"):
             log.finish(records)
+        logger.debug("committed %d records", len(records))
+        self._limit.check(records, refused)
 
-    def _write(self, writes: Sequence[FactWrite], log: LogConsumer) -> bool:
-        """Writes to the store, for as long as that takes; False if the worker was stopped before it could."""
-        if not writes:
-            return True
-        for delay in backoff_seconds(self._settings.retry_initial_seconds, self._settings.retry_max_seconds):
+    def _await(self, effects: Future[list[DeadLetter]], log: LogConsumer) -> list[DeadLetter]:
+        """Waits for the effects; if they take long, as a member of the group that takes nothing more.
+
+        The group asks its members to poll in time, or gives their partitions to others. A rebalance is put off for the
+        time that most micro-batches need at most, so that they can be committed before.
+        """
+        wait([effects], min(_UNDISTURBED_SECONDS, self._settings.max_poll_interval_seconds / 3))
+        while not effects.done():
+            log.hold()
+            self._measure(log)
+        log.resume()
+        return effects.result()
+
+    def _take_effect(self, records: Sequence[KafkaRecord], letters: DeadLetterWriter) -> list[DeadLetter]:
+        """All that must have happened before the records are committed; returns what was refused."""
+        batch = self._batches.build(records)
+        logger.debug("encoded %d facts of %d records", len(batch.writes), len(records))
+        if batch.writes:
+            self._write(batch.writes)
+        self._count_applied(batch.facts)
+        logger.debug("written %d facts", len(batch.writes))
+        letters.write(batch.refused)
+        self._metrics.count_dead_letters(len(batch.refused))
+        return batch.refused
+
+    def _write(self, writes: Sequence[FactWrite]) -> None:
+        """Writes to the store, for as long as that takes. Raises _StoppedError if the worker is stopped before."""
+        for delay in self._new_pauses():
             try:
                 with self._metrics.time_stage("write"):
                     self._store.write(writes)
                 break
             except StoreUnavailableError as error:
                 logger.warning("paused, the store is tried again in %.1f s: %s", delay, error)
-            self._metrics.paused.set(1)
-            log.hold(delay, self._stop)
-            if self._stop.is_set():
-                return False
+            self._metrics.paused.labels("store").set(1)
+            if self._stop.wait(delay):
+                raise _StoppedError
             self._metrics.store_retries.inc()
-        self._metrics.paused.set(0)
-        log.resume()
-        self._count_written(writes)
-        return True
+        self._metrics.paused.labels("store").set(0)
 
-    def _count_written(self, writes: Sequence[FactWrite]) -> None:
+    def _new_pauses(self) -> Iterator[float]:
+        return backoff_seconds(self._settings.retry_initial_seconds, self._settings.retry_max_seconds)
+
+    def _measure(self, log: LogConsumer) -> None:
+        """Whether this member has its place in the group; now and then also how much is waiting."""
+        self._watchdog.membership(log.joined)
+        if time.monotonic() < self._next_measure:
+            return
+        try:
+            log.measure()
+        except RetriableError as error:
+            delay = next(self._broker_pauses)
+            self._watchdog.unanswered()
+            logger.warning("the broker does not answer, it is asked again in %.1f s: %r", delay, error)
+        else:
+            delay = _MEASURE_SECONDS
+            self._broker_pauses = self._new_pauses()
+        self._next_measure = time.monotonic() + delay
+
+    def _count_applied(self, facts: Sequence[Fact]) -> None:
         now = self._now()
-        for write in writes:
-            age = (now - write.fact.event_time).total_seconds()
+        for fact in facts:
+            age = (now - fact.event_time).total_seconds()
             # A publisher's clock that is ahead must not make the sum shrink.
             self._metrics.freshness_seconds.observe(max(age, 0.0))
-            self._metrics.events.labels("retracted" if write.fact.retracted else "applied").inc()
+            self._metrics.events.labels("retracted" if fact.retracted else "applied").inc()
 
 
 def backoff_seconds(initial: float, maximum: float) -> Iterator[float]:

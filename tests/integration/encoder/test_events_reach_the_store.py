@@ -1,6 +1,8 @@
 """What is published is stored: every format, superseding, retracting, and what cannot be used set aside."""
 
+import json
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
@@ -120,7 +122,7 @@ def test_a_batch_is_never_larger_than_configured_and_goes_through_the_model_at_o
     harness: EncoderHarness,
 ) -> None:
     for number in range(10):
-        harness.upsert("f", f"statement {number}", partition=0)
+        harness.upsert(f"f{number}", f"statement {number}", partition=0)
     with harness.running(batch_size=4):
         wait_for(lambda: harness.events("applied") == 10, "ten events")
     assert harness.encoder.statements == [f"statement {number}" for number in range(10)]
@@ -155,6 +157,41 @@ def test_bad_records_go_to_the_dead_letters_whole_and_their_neighbours_are_appli
         ),
     ]
     assert harness.committed() == 3
+
+
+def test_every_kind_of_bad_event_goes_to_the_dead_letters_and_names_its_stage(harness: EncoderHarness) -> None:
+    def event(fact_id: str, **fields: Any) -> tuple[bytes, bytes, list[tuple[str, bytes]]]:
+        value = {"namespace": harness.namespace, "factId": fact_id, "upsert": {"statement": "s"}} | fields
+        return harness.key(fact_id), json.dumps(value).encode(), []
+
+    key, good, _ = event("later")
+    newer = KnowledgeUpdate(namespace=harness.namespace, fact_id="later").SerializeToString() + b"\x98\x06\x01"
+    bad = {
+        "malformed": ((key, good[:-1], []), b"decode"),
+        "oversize": (event("big", upsert={"statement": "x" * 900_000}), b"validate"),
+        "a field of a later contract": ((key, newer, PROTOBUF), b"decode"),
+        "a later CloudEvents version": ((key, good, [("ce_specversion", b"2.0")]), b"headers"),
+        "another content type": ((key, good, [("content-type", b"application/avro")]), b"headers"),
+        "another namespace": ((b"elsewhere/later", good, []), b"key"),
+        "over-long": (event("long", upsert={"statement": "x" * 2_001}), b"validate"),
+        "a control character": (event("control", upsert={"statement": "a\x00b"}), b"validate"),
+        "deeply nested": ((key, b"[" * 100_000, []), b"decode"),
+        "more than the model reads": (event("tokens", upsert={"statement": "unreadable"}), b"encode"),
+    }
+    harness.upsert("before", "before", partition=0)
+    for (bad_key, value, headers), _ in bad.values():
+        harness.publish(bad_key, value, headers=headers, partition=0)
+    harness.upsert("after", "after", partition=0)
+    with harness.running():
+        wait_for(lambda: harness.committed() == len(bad) + 2, "everything to be committed")
+    assert [harness.statement(each) for each in ("before", "after")] == ["before", "after"]
+    assert harness.count() == 2
+    letters = {int(dict(letter.headers)["recipe-dlq-offset"]): letter for letter in harness.dead_letters()}
+    for offset, (name, ((bad_key, value, headers), stage)) in enumerate(bad.items(), start=1):
+        letter = letters[offset]
+        reasons = dict(letter.headers)
+        assert (letter.key, letter.value, letter.headers[: len(headers)]) == (bad_key, value, headers), name
+        assert (reasons["recipe-dlq-stage"], reasons["recipe-dlq-error-class"]) == (stage, b"InvalidEventError"), name
 
 
 def test_a_statement_the_model_cannot_read_does_not_hold_up_its_batch(harness: EncoderHarness) -> None:

@@ -1,15 +1,19 @@
 """Restarts, outages and failures: nothing is lost, and nothing is committed before its effect."""
 
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
 
-from brokers import Topics, broker_kind, needs_fast_group_join
+from brokers import Topics, apache_kafka, broker_kind, needs_fast_group_join, needs_own_kafka
 from encoder_harness import DEADLINE_SECONDS, EncoderHarness, wait_for
-from recipe_common.embedded_broker import EmbeddedBroker, TopicSpec
+from recipe_common.embedded_broker import EmbeddedBroker, TopicSpec, create_topics
 from recipe_common.errors import FailedPreconditionError
-from recipe_encoder.dead_letters import DeadLetterError
+from recipe_encoder.dead_letters import DeadLetterError, TooManyDeadLettersError
 from recipe_encoder.topics import MissingTopicError
 from recipe_encoder.worker import Worker
 from recipe_store.edge_store import EdgeStore
@@ -88,11 +92,11 @@ def test_a_store_outage_pauses_and_loses_nothing(harness: EncoderHarness) -> Non
             harness.upsert(f"f{number}", f"statement {number}", partition=number % 2)
         harness.publish(harness.key("bad"), b"nonsense", partition=0)
         wait_for(lambda: harness.outage.refusals >= 3, "three refused writes")
-        assert harness.sample("recipe_encoder_paused") == 1
+        assert harness.sample("recipe_encoder_paused", {"dependency": "store"}) == 1
         assert harness.committed() == 0
         harness.outage.is_down = False
         wait_for(lambda: harness.committed() == 7, "everything to be committed")
-        assert harness.sample("recipe_encoder_paused") == 0
+        assert harness.sample("recipe_encoder_paused", {"dependency": "store"}) == 0
     assert sorted(harness.encoder.statements) == [f"statement {number}" for number in range(6)]
     assert harness.count() == 6
     assert len(harness.dead_letters()) == 1
@@ -144,6 +148,76 @@ def test_a_dead_letter_without_a_broker_stops_the_worker(store: EdgeStore) -> No
     assert harness.statement("f") == "statement"
     assert harness.events("dead_lettered") == 0
     harness.close()
+
+
+def test_too_many_dead_letters_stop_the_worker_when_they_are_written_and_committed(harness: EncoderHarness) -> None:
+    harness.upsert("before", "before", partition=0)
+    for number in range(3):
+        harness.publish(harness.key("bad"), f"nonsense {number}".encode(), partition=0)
+    worker = harness.worker(dead_letter_max_in_a_row=3)
+    worker.start()
+    error = wait_until_failed(worker)
+    assert isinstance(error, TooManyDeadLettersError)
+    assert "3 records in a row went to the dead letters, the last one in stage 'decode'" in str(error)
+    assert worker.not_ready() == f"it has stopped: {error}"
+    assert [letter.value for letter in harness.dead_letters()] == [b"nonsense 0", b"nonsense 1", b"nonsense 2"]
+    assert harness.committed() == 4
+    assert harness.statement("before") == "before"
+
+
+@both_assignments
+def test_a_partition_that_waits_for_the_store_for_long_makes_the_worker_not_ready(harness: EncoderHarness) -> None:
+    with harness.running(stall_seconds=1.0) as worker:
+        assert worker.ready.wait(DEADLINE_SECONDS)
+        assert worker.not_ready() is None
+        harness.outage.is_down = True
+        harness.upsert("f", "statement", partition=1)
+        wait_for(lambda: worker.not_ready() is not None, "the worker to be not ready")
+        assert f"partition 1 of {harness.topics.updates}: 1 records are waiting" in str(worker.not_ready())
+        assert harness.sample("recipe_encoder_lag_records", {"partition": "1"}) == 1
+        harness.outage.is_down = False
+        wait_for(lambda: worker.not_ready() is None, "the worker to be ready again")
+
+
+@needs_fast_group_join
+@pytest.mark.parametrize("assignment", ["group"])
+def test_a_batch_slower_than_the_poll_interval_does_not_evict_the_member(
+    harness: EncoderHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = harness.encoder.encode
+
+    def encode_slowly(statements: Sequence[str]) -> Any:
+        time.sleep(5.0)
+        return encode(statements)
+
+    monkeypatch.setattr(harness.encoder, "encode", encode_slowly)
+    harness.upsert("f", "statement")
+    with harness.running(max_poll_interval_seconds=1.0, session_timeout_seconds=6.0):
+        wait_for(lambda: harness.committed() == 1, "the record to be committed")
+        assert harness.sample("recipe_encoder_rebalances_total", {"change": "lost"}) == 0
+    assert harness.encoder.statements == ["statement"]
+
+
+@needs_own_kafka
+def test_a_worker_outlives_its_broker_and_goes_on_when_it_is_back(store: EdgeStore) -> None:
+    topics = Topics("updates", "updates.dlq")
+    with apache_kafka(Path(os.environ["KAFKA_HOME"])) as kafka:
+        create_topics(kafka.bootstrap_servers, {topics.updates: TopicSpec(2), topics.dead_letters: TopicSpec()})
+        harness = EncoderHarness(kafka.bootstrap_servers, topics, store, "group")
+        with harness.running(stall_seconds=1.0) as worker:
+            harness.upsert("f0", "before")
+            wait_for(lambda: harness.committed() == 1, "the first record to be committed")
+            kafka.kill()
+            wait_for(lambda: harness.sample("recipe_encoder_paused", {"dependency": "broker"}) == 1, "the pause")
+            wait_for(lambda: "broker has not answered" in (worker.not_ready() or ""), "the worker to be not ready")
+            kafka.start()
+            harness.upsert("f1", "after")
+            wait_for(lambda: harness.committed() == 2, "the second record to be committed")
+            wait_for(lambda: worker.not_ready() is None, "the worker to be ready again")
+            assert harness.sample("recipe_encoder_paused", {"dependency": "broker"}) == 0
+        assert [harness.statement(each) for each in ("f0", "f1")] == ["before", "after"]
+        assert harness.dead_letters() == []
+        harness.close()
 
 
 @pytest.mark.parametrize("setting", ["topic", "dead_letter_topic"])

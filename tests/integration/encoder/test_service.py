@@ -44,6 +44,8 @@ def test_the_service_consumes_and_serves_its_metrics_until_it_is_stopped(
     wait_for(lambda: harness.committed() == 1, "the record to be committed")
     with urlopen(f"http://127.0.0.1:{settings.metrics_port}/metrics", timeout=DEADLINE_SECONDS) as answer:
         assert 'recipe_encoder_events_total{result="applied"} 1.0' in answer.read().decode()
+    with urlopen(f"http://127.0.0.1:{settings.metrics_port}/ready", timeout=DEADLINE_SECONDS) as answer:
+        assert (answer.status, answer.read()) == (200, b"ready\n")
     stop.set()
     thread.join(DEADLINE_SECONDS)
     assert not thread.is_alive()

@@ -1,4 +1,5 @@
 import socket
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
@@ -18,6 +19,23 @@ def test_serves_the_registry_until_stopped() -> None:
     server.stop()
     with socket.create_server(("127.0.0.1", server.port)):
         pass
+
+
+def test_readiness_is_a_status_with_its_reason() -> None:
+    reasons: list[str | None] = [None, "partition 3 is stuck"]
+    registry = CollectorRegistry()
+    Counter("facts", "Facts seen.", registry=registry)
+    server = start_metrics_server(registry, port=0, port_setting="PORT", not_ready=lambda: reasons.pop(0))
+    url = f"http://127.0.0.1:{server.port}"
+    with urlopen(f"{url}/ready") as response:
+        assert (response.status, response.read()) == (200, b"ready\n")
+    with pytest.raises(HTTPError) as raised:
+        urlopen(f"{url}/ready")
+    with raised.value as error:
+        assert (error.status, error.read()) == (503, b"partition 3 is stuck\n")
+    with urlopen(f"{url}/metrics") as response:
+        assert b"facts_total 0.0" in response.read()
+    server.stop()
 
 
 def test_taken_port_is_named_together_with_its_setting() -> None:

@@ -5,7 +5,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from encoder_harness import HashEncoder, key_of, prompt_of
-from encoder_records import Record, json_record, upsert
+from encoder_records import Record, json_record
 from recipe_encoder.batches import Batch, BatchBuilder
 from recipe_encoder.metrics import EncoderMetrics
 
@@ -25,6 +25,15 @@ def builder(encoder: HashEncoder, registry: CollectorRegistry) -> BatchBuilder:
     return BatchBuilder(encoder, EncoderMetrics(registry))
 
 
+def about(fact_id: str, statement: str, offset: int, revision: int = 0) -> Record:
+    event = {"factId": fact_id, "revision": revision, "upsert": {"statement": statement}}
+    return json_record(event, key=f"test/{fact_id}".encode(), offset=offset)
+
+
+def gone(fact_id: str, offset: int) -> Record:
+    return Record(None, key=f"test/{fact_id}".encode(), offset=offset)
+
+
 def outline(batch: Batch) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
     """Offset and statement of the writes, offset and stage of the refused."""
     writes = [(write.fact.position.offset, write.fact.statement) for write in batch.writes]
@@ -34,7 +43,7 @@ def outline(batch: Batch) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]
 def test_a_batch_goes_through_the_model_at_once_and_keeps_its_order(
     builder: BatchBuilder, encoder: HashEncoder
 ) -> None:
-    batch = builder.build([upsert("one", offset=1), Record(None, offset=2), upsert("two", offset=3)])
+    batch = builder.build([about("a", "one", 1), gone("b", 2), about("c", "two", 3)])
     assert outline(batch) == ([(1, "one"), (2, ""), (3, "two")], [])
     assert encoder.batches == [["one", "two"]]
     first, marker, second = batch.writes
@@ -47,7 +56,7 @@ def test_a_batch_goes_through_the_model_at_once_and_keeps_its_order(
 
 
 def test_retractions_need_no_model(builder: BatchBuilder, encoder: HashEncoder, registry: CollectorRegistry) -> None:
-    batch = builder.build([Record(None, offset=1), json_record({"retract": {}}, offset=2)])
+    batch = builder.build([gone("a", 1), json_record({"retract": {}}, offset=2)])
     assert outline(batch) == ([(1, ""), (2, "")], [])
     assert encoder.batches == []
     assert registry.get_sample_value("recipe_encoder_stage_seconds_count", {"stage": "encode"}) == 0
@@ -56,11 +65,11 @@ def test_retractions_need_no_model(builder: BatchBuilder, encoder: HashEncoder, 
 def test_what_cannot_be_parsed_or_encoded_is_refused_alone(builder: BatchBuilder, encoder: HashEncoder) -> None:
     batch = builder.build(
         [
-            upsert("one", offset=1),
+            about("a", "one", 1),
             Record(b"nonsense", offset=2),
-            upsert("unreadable", offset=3),
-            Record(None, offset=4),
-            upsert("two", offset=5),
+            about("b", "unreadable", 3),
+            gone("c", 4),
+            about("d", "two", 5),
         ]
     )
     assert outline(batch) == ([(1, "one"), (4, ""), (5, "two")], [(2, "decode"), (3, "encode")])
@@ -73,8 +82,35 @@ def test_a_batch_of_nothing_but_refusals_writes_nothing(builder: BatchBuilder) -
 
 
 def test_size_and_stages_are_measured_once_per_batch(builder: BatchBuilder, registry: CollectorRegistry) -> None:
-    builder.build([upsert("one"), upsert("two"), Record(b"")])
+    builder.build([about("a", "one", 1), about("b", "two", 2), Record(b"")])
     assert registry.get_sample_value("recipe_encoder_batch_size_sum") == 3
     assert registry.get_sample_value("recipe_encoder_batch_size_count") == 1
     for stage in ("parse", "encode"):
         assert registry.get_sample_value("recipe_encoder_stage_seconds_count", {"stage": stage}) == 1
+
+
+def test_what_a_later_record_supersedes_is_counted_but_not_encoded(builder: BatchBuilder, encoder: HashEncoder) -> None:
+    batch = builder.build(
+        [
+            about("a", "a first", 1),
+            about("a", "a last", 2),
+            about("b", "b newest", 3, revision=7),
+            about("b", "b delivered late", 4, revision=6),
+            about("c", "c", 5),
+            gone("c", 6),
+        ]
+    )
+    assert outline(batch) == ([(2, "a last"), (3, "b newest"), (6, "")], [])
+    assert encoder.statements == ["a last", "b newest"]
+    assert [fact.position.offset for fact in batch.facts] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_store_alone_orders_a_fact_with_and_without_revisions(builder: BatchBuilder) -> None:
+    batch = builder.build([about("a", "one", 1, revision=4), about("b", "other", 2), about("a", "two", 3)])
+    assert outline(batch) == ([(1, "one"), (2, "other"), (3, "two")], [])
+
+
+def test_the_record_before_one_that_cannot_be_encoded_stands(builder: BatchBuilder) -> None:
+    batch = builder.build([about("a", "readable", 1), about("a", "unreadable", 2)])
+    assert outline(batch) == ([(1, "readable")], [(2, "encode")])
+    assert [fact.position.offset for fact in batch.facts] == [1]

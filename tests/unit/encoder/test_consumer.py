@@ -1,16 +1,21 @@
 """Commits and pauses in cases that a real broker shows only by chance."""
 
-from threading import Event
+import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kafka.errors import CommitFailedError, KafkaTimeoutError, RebalanceInProgressError
-from kafka.structs import OffsetAndMetadata, TopicPartition
+from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
+from kafka.structs import MemberState, OffsetAndMetadata, TopicPartition
+from prometheus_client import CollectorRegistry
 
 from encoder_records import Record
 from recipe_encoder import consumer as consumer_module
 from recipe_encoder.consumer import LogConsumer
+from recipe_encoder.metrics import EncoderMetrics
 from recipe_encoder.settings import Assignment
+from recipe_encoder.watchdog import Watchdog
 
 PARTITIONS = [TopicPartition("updates", 0), TopicPartition("updates", 1)]
 Offsets = dict[TopicPartition, OffsetAndMetadata]
@@ -19,12 +24,17 @@ Offsets = dict[TopicPartition, OffsetAndMetadata]
 class Client:
     """Stands for kafka-python's consumer, with both partitions assigned."""
 
+    listener: Any
+    config: dict[str, Any]
+
     def __init__(self) -> None:
         self.assigned = set(PARTITIONS)
+        self.state = MemberState.STABLE
+        self.rejoins = 0
+        self._coordinator = self
         self.error: Exception | None = None
         self.attempts: list[dict[int, int]] = []
         self.arrivals: list[dict[TopicPartition, list[Record]]] = []
-        self.stopped = Event()
         self.paused_partitions: set[TopicPartition] = set()
         self.sought: list[tuple[TopicPartition, int]] = []
         self.ends = dict.fromkeys(PARTITIONS, 0)
@@ -36,10 +46,7 @@ class Client:
             raise self.error
 
     def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Record]]:
-        if self.arrivals:
-            return self.arrivals.pop(0)
-        self.stopped.set()
-        return {}
+        return self.arrivals.pop(0) if self.arrivals else {}
 
     def pause(self, *partitions: TopicPartition) -> None:
         self.paused_partitions |= set(partitions)
@@ -55,6 +62,9 @@ class Client:
 
     def assignment(self) -> set[TopicPartition]:
         return set(self.assigned)
+
+    def group_metadata(self) -> Any:
+        return SimpleNamespace(state=self.state)
 
     def partitions_for_topic(self, topic: str) -> set[int]:
         return {0, 1}
@@ -72,17 +82,47 @@ class Client:
 
     def subscribe(self, topics: list[str], listener: Any) -> None:
         assert topics == ["updates"]
+        self.listener = listener
+
+    def request_rejoin(self) -> None:
+        self.rejoins += 1
+
+    async def commit_async(self, offsets: Offsets) -> None:
+        self.commit(offsets, 0)
 
 
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> Client:
     made = Client()
-    monkeypatch.setattr(consumer_module, "KafkaConsumer", lambda **_: made)
+
+    def connect(**config: Any) -> Client:
+        made.config = config
+        return made
+
+    monkeypatch.setattr(consumer_module, "KafkaConsumer", connect)
     return made
 
 
 def open_log(assignment: Assignment) -> LogConsumer:
-    return LogConsumer("broker:9092", "updates", group_id="g", assignment=assignment, batch_size=64, fetch_wait_ms=50)
+    metrics = EncoderMetrics(CollectorRegistry())
+    return LogConsumer(
+        "broker:9092",
+        "updates",
+        group_id="g",
+        assignment=assignment,
+        batch_size=64,
+        fetch_wait_ms=50,
+        watchdog=Watchdog(60.0, metrics),
+        metrics=metrics,
+    )
+
+
+def read(log: LogConsumer, client: Client, *places: tuple[int, int]) -> list[Any]:
+    """The records, polled as one micro-batch."""
+    arrived = records(*places)
+    client.arrivals.append({part: [r for r in arrived if r.partition == part.partition] for part in PARTITIONS})
+    client.arrivals[-1] = {part: found for part, found in client.arrivals[-1].items() if found}
+    return list(log.poll(1.0))
 
 
 def records(*places: tuple[int, int]) -> list[Record]:
@@ -94,7 +134,7 @@ def test_the_offset_after_the_last_record_of_each_partition_is_committed(
     client: Client, assignment: Assignment
 ) -> None:
     log = open_log(assignment)
-    log.finish(records((0, 3), (0, 4), (1, 9)))
+    log.finish(read(log, client, (0, 3), (0, 4), (1, 9)))
     assert client.attempts == [{0: 5, 1: 10}]
     log.commit()
     assert len(client.attempts) == 1
@@ -104,9 +144,9 @@ def test_the_offset_after_the_last_record_of_each_partition_is_committed(
 def test_a_commit_that_is_put_off_goes_with_the_next_one(client: Client, error: Exception) -> None:
     log = open_log("group")
     client.error = error
-    log.finish(records((0, 3), (1, 9)))
+    log.finish(read(log, client, (0, 3), (1, 9)))
     client.error = None
-    log.finish(records((1, 10)))
+    log.finish(read(log, client, (1, 10)))
     assert client.attempts == [{0: 4, 1: 10}, {0: 4, 1: 11}]
 
 
@@ -114,24 +154,58 @@ def test_a_group_that_is_in_use_elsewhere_is_an_error_with_manual_assignment(cli
     log = open_log("manual")
     client.error = CommitFailedError()
     with pytest.raises(CommitFailedError):
-        log.finish(records((0, 3)))
+        log.finish(read(log, client, (0, 3)))
 
 
-def test_a_partition_lost_while_its_records_were_held_is_left_to_its_new_owner(client: Client) -> None:
+def test_a_partition_revoked_while_its_records_were_held_is_left_to_its_new_owner(client: Client) -> None:
     log = open_log("group")
-    client.assigned = {PARTITIONS[1]}
-    log.finish(records((0, 3), (1, 9)))
+    held = read(log, client, (0, 3), (1, 9))
+    asyncio.run(client.listener.on_partitions_revoked({PARTITIONS[0]}))
+    asyncio.run(client.listener.on_partitions_assigned({PARTITIONS[0]}))  # back again, from where the other one came
+    log.finish(held)
     assert client.attempts == [{1: 10}]
+
+
+def test_what_is_finished_is_committed_on_revoke_and_dropped_when_lost(client: Client) -> None:
+    log = open_log("group")
+    client.error = KafkaTimeoutError()
+    log.finish(read(log, client, (0, 3), (1, 9)))
+    client.attempts.clear()
+    client.error = None
+    asyncio.run(client.listener.on_partitions_lost({PARTITIONS[1]}))
+    asyncio.run(client.listener.on_partitions_revoked(set(PARTITIONS)))
+    log.commit()
+    assert client.attempts == [{0: 4}]
+
+
+def test_a_member_that_lost_its_partitions_does_not_claim_them_when_it_joins_again(client: Client) -> None:
+    open_log("group")
+    (assignor,) = client.config["partition_assignment_strategy"]
+    assignor.on_assignment(ConsumerProtocolAssignment(1, [("updates", [0, 1])], b""), 1)
+    assert [list(owned.partitions) for owned in assignor.metadata(["updates"]).owned_partitions] == [[0, 1]]
+    asyncio.run(client.listener.on_partitions_lost(set(PARTITIONS)))
+    assert assignor.metadata(["updates"]).owned_partitions == []
 
 
 def test_records_that_arrive_while_holding_are_given_back(client: Client) -> None:
     log = open_log("group")
     client.arrivals = [{PARTITIONS[1]: records((1, 20), (1, 21))}]
-    log.hold(3600.0, client.stopped)
+    log.hold()
+    log.hold()
     assert client.paused_partitions == set(PARTITIONS)
     assert client.sought == [(PARTITIONS[1], 20)]
     log.resume()
     assert client.paused_partitions == set()
+
+
+def test_a_join_that_outlasts_a_poll_is_asked_for_again_until_it_is_finished(client: Client) -> None:
+    log = open_log("group")
+    log.poll(1.0)
+    assert client.rejoins == 0
+    client.state = MemberState.REBALANCING
+    log.poll(1.0)
+    log.hold()
+    assert client.rejoins == 2
 
 
 def test_caught_up_means_that_what_the_log_held_at_the_start_is_read(client: Client) -> None:

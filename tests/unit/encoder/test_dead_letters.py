@@ -8,7 +8,14 @@ from kafka.errors import MessageSizeTooLargeError
 from encoder_records import Record
 from recipe_common.errors import FieldViolation
 from recipe_encoder import dead_letters
-from recipe_encoder.dead_letters import MAX_MESSAGE_CHARS, DeadLetter, DeadLetterError, DeadLetterWriter
+from recipe_encoder.dead_letters import (
+    MAX_MESSAGE_CHARS,
+    DeadLetter,
+    DeadLetterError,
+    DeadLetterLimit,
+    DeadLetterWriter,
+    TooManyDeadLettersError,
+)
 from recipe_encoder.events import InvalidEventError
 
 
@@ -93,3 +100,40 @@ def test_a_refused_dead_letter_is_an_error(producer: Producer) -> None:
     producer.error = MessageSizeTooLargeError("too large")
     with pytest.raises(DeadLetterError, match="the topic 'dead' did not take a dead letter, so nothing is committed"):
         DeadLetterWriter("broker:9092", "dead", 1.0).write([letter(Record(b""))])
+
+
+def check(limit: DeadLetterLimit, outcomes: str) -> None:
+    """A micro-batch, "x" for each record that was refused."""
+    records = [Record(b"", offset=offset) for offset in range(len(outcomes))]
+    limit.check(records, [letter(record) for record, outcome in zip(records, outcomes, strict=True) if outcome == "x"])
+
+
+def test_dead_letters_in_a_row_are_counted_over_the_batches_and_good_records_start_anew() -> None:
+    limit = DeadLetterLimit(max_in_a_row=4, max_share=1.0, window=100)
+    check(limit, "xxx.")
+    check(limit, "xx")
+    check(limit, ".xxx")
+    with pytest.raises(TooManyDeadLettersError) as caught:
+        check(limit, "x.")
+    assert str(caught.value) == (
+        "4 records in a row went to the dead letters, the last one in stage 'validate' because of 'revision: is bad';"
+        " they are committed and none is lost: look at the headers recipe-dlq-* of the dead letters and at what"
+        " publishes to 'updates', then start the encoder again and publish what was refused once more"
+    )
+
+
+def test_the_share_of_dead_letters_counts_once_the_window_is_full() -> None:
+    limit = DeadLetterLimit(max_in_a_row=100, max_share=0.5, window=6)
+    check(limit, "xxx")
+    check(limit, "...")
+    check(limit, "x")  # the oldest one left the window
+    check(limit, ".")
+    with pytest.raises(TooManyDeadLettersError, match=r"^4 of the last 6 records went to the dead letters"):
+        check(limit, "xxx")
+
+
+def test_batches_without_dead_letters_never_stop_the_encoder() -> None:
+    limit = DeadLetterLimit(max_in_a_row=1, max_share=0.1, window=2)
+    with pytest.raises(TooManyDeadLettersError):
+        check(limit, "x")
+    check(limit, ".")

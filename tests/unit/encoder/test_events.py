@@ -18,6 +18,7 @@ from recipe_store import Fact, LogPosition
 UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 PROTOBUF: list[tuple[str, bytes | None]] = [("content-type", b"application/x-protobuf")]
 SECOND_ONE = datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
+CONTROL_RULE = "must not contain control characters other than tabs and line breaks"
 REVISION_RULE = f"revision: must be an integer from 0 to {MAX_REVISION}, or a string of its digits"
 TIME_RULE = "must be an RFC 3339 time with a zone, for example 2026-01-31T12:00:00Z"
 
@@ -220,6 +221,10 @@ def test_keys_that_are_refused(key: bytes | None, message: str) -> None:
             " CloudEvents must be in binary mode",
         ),
         ([("content-type", b"\xff")], "content-type: must be UTF-8 text"),
+        (
+            [("ce_specversion", b"2.0")],
+            "ce_specversion: must be 1.0, the version of CloudEvents that is understood here",
+        ),
         ([("ce_id", b"\xff")], "ce_id: must be UTF-8 text"),
         ([("ce_id", b"x" * 257)], "ce_id: must have at most 256 characters"),
         ([("ce_time", b"yesterday")], f"ce_time: {TIME_RULE}"),
@@ -292,6 +297,9 @@ def test_values_that_are_not_the_protobuf_message() -> None:
         ),
         ({"upsert": "s"}, "upsert: must be a JSON object"),
         ({"upsert": {"statement": "x" * 2001}}, "upsert.statement: must have at most 2000 characters"),
+        ({"upsert": {"statement": "a\x00b"}}, f"upsert.statement: {CONTROL_RULE}"),
+        ({"upsert": {"prompt": "p", "answer": "\x1b[2J"}}, f"upsert.answer: {CONTROL_RULE}"),
+        ({"retract": {"reason": "\x07"}}, f"retract.reason: {CONTROL_RULE}"),
         ({"upsert": {"statement": "\ud800"}}, "upsert.statement: must be valid Unicode text"),
         (
             {"upsert": {"prompt": "p" * 1000, "answer": "a" * 1000}},
@@ -412,7 +420,7 @@ ZONES = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(mi
 
 @UNTIMED
 @given(
-    st.text(st.characters(codec="utf-8"), min_size=1, max_size=50).filter(str.strip),
+    st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=50).filter(str.strip),
     st.integers(0, MAX_REVISION),
     st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=ZONES),
 )

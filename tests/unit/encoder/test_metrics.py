@@ -1,5 +1,6 @@
 """The encoder's metrics, value by value."""
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -23,8 +24,34 @@ def test_every_series_is_there_before_anything_happens(registry: CollectorRegist
         assert registry.get_sample_value("recipe_encoder_events_total", {"result": result}) == 0
     for stage in ("parse", "encode", "write", "commit"):
         assert registry.get_sample_value("recipe_encoder_stage_seconds_count", {"stage": stage}) == 0
-    for name in ("batch_size_count", "freshness_seconds_count", "store_retries_total", "paused"):
+    for name in ("batch_size_count", "freshness_seconds_count", "store_retries_total"):
         assert registry.get_sample_value(f"recipe_encoder_{name}") == 0
+    for dependency in ("store", "broker"):
+        assert registry.get_sample_value("recipe_encoder_paused", {"dependency": dependency}) == 0
+    for change in ("assigned", "revoked", "lost"):
+        assert registry.get_sample_value("recipe_encoder_rebalances_total", {"change": change}) == 0
+    assert registry.get_sample_value("recipe_encoder_newest_dead_letter_age_seconds") == math.inf
+
+
+def test_the_newest_dead_letter_ages(registry: CollectorRegistry) -> None:
+    clock = ticking(100.0, 130.0, 131.5)
+    metrics = EncoderMetrics(registry, clock=lambda: next(clock))
+    metrics.count_dead_letters(2)
+    metrics.count_dead_letters(0)
+    age = "recipe_encoder_newest_dead_letter_age_seconds"
+    assert [registry.get_sample_value(age), registry.get_sample_value(age)] == [30.0, 31.5]
+    assert registry.get_sample_value("recipe_encoder_events_total", {"result": "dead_lettered"}) == 2
+
+
+def test_a_partition_has_series_for_as_long_as_it_is_here(registry: CollectorRegistry) -> None:
+    metrics = EncoderMetrics(registry)
+    labels = {"partition": "3"}
+    metrics.show_partition(3, lambda: 7.5)
+    assert registry.get_sample_value("recipe_encoder_lag_records", labels) == 0
+    assert registry.get_sample_value("recipe_encoder_last_commit_age_seconds", labels) == 7.5
+    metrics.hide_partition(3)
+    assert registry.get_sample_value("recipe_encoder_lag_records", labels) is None
+    assert registry.get_sample_value("recipe_encoder_last_commit_age_seconds", labels) is None
 
 
 def test_every_metric_has_a_help_text(registry: CollectorRegistry) -> None:
@@ -38,6 +65,10 @@ def test_every_metric_has_a_help_text(registry: CollectorRegistry) -> None:
         "recipe_encoder_freshness_seconds",
         "recipe_encoder_store_retries_total",
         "recipe_encoder_paused",
+        "recipe_encoder_newest_dead_letter_age_seconds",
+        "recipe_encoder_rebalances_total",
+        "recipe_encoder_lag_records",
+        "recipe_encoder_last_commit_age_seconds",
     }
 
 

@@ -56,6 +56,12 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
             {"store_path": "kb", "retry_initial_seconds": 2, "retry_max_seconds": 1},
             "RECIPE_ENCODER_RETRY_INITIAL_SECONDS must not exceed RECIPE_ENCODER_RETRY_MAX_SECONDS",
         ),
+        (
+            {"store_path": "kb", "assignment": "manual", "group_instance_id": "encoder-0"},
+            "RECIPE_ENCODER_GROUP_INSTANCE_ID needs RECIPE_ENCODER_ASSIGNMENT=group",
+        ),
+        ({"store_path": "kb", "group_instance_id": "encoder 0"}, "String should match pattern"),
+        ({"store_path": "kb", "dead_letter_max_share": 1.1}, "less than or equal to 1"),
         ({"store_path": "kb", "batch_size": 0}, "greater than or equal to 1"),
         ({"store_path": "kb", "assignment": "both"}, "Input should be 'group' or 'manual'"),
     ],

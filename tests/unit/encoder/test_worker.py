@@ -1,6 +1,8 @@
 """Parts of the worker that need no broker."""
 
+import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -32,7 +34,7 @@ class Spy:
         self.steps: list[str] = []
 
     def write(self, items: Sequence[Any]) -> None:
-        what = "facts" if items and isinstance(items[0], FactWrite) else "dead letters"
+        what = "facts" if isinstance(items[0], FactWrite) else "dead letters"
         self.steps.append(f"{len(items)} {what}")
 
     def finish(self, records: Sequence[Any]) -> None:
@@ -53,13 +55,14 @@ def test_effects_come_before_the_commit_and_freshness_is_measured_after_the_writ
         now=lambda: datetime(2026, 1, 31, 12, 0, 2, 500_000, tzinfo=UTC),
     )
     records = [
-        json_record({"eventTime": "2026-01-31T12:00:00Z", "upsert": {"statement": "s"}}),
-        json_record({"eventTime": "2026-01-31T12:00:02Z", "retract": {}}),
-        json_record({"eventTime": "2026-01-31T13:00:00Z", "upsert": {"statement": "from a clock ahead"}}),
-        Record(b"nonsense"),
+        json_record({"eventTime": "2026-01-31T12:00:00Z", "upsert": {"statement": "s"}}, offset=1),
+        json_record({"eventTime": "2026-01-31T12:00:02Z", "retract": {}}, offset=2),
+        json_record({"eventTime": "2026-01-31T13:00:00Z", "upsert": {"statement": "from a clock ahead"}}, offset=3),
+        Record(b"nonsense", offset=4),
     ]
-    worker._process(records, spy, spy)
-    assert spy.steps == ["3 facts", "1 dead letters", "commit 4"]
+    with ThreadPoolExecutor(1) as effects:
+        worker._process(records, spy, spy, effects)
+    assert spy.steps == ["1 facts", "1 dead letters", "commit 4"]
     events = {
         result: registry.get_sample_value("recipe_encoder_events_total", {"result": result})
         for result in ("applied", "retracted", "dead_lettered")
@@ -69,4 +72,5 @@ def test_effects_come_before_the_commit_and_freshness_is_measured_after_the_writ
     assert registry.get_sample_value("recipe_encoder_freshness_seconds_count") == 3
     for stage in ("parse", "encode", "write", "commit"):
         assert registry.get_sample_value("recipe_encoder_stage_seconds_count", {"stage": stage}) == 1
-    assert registry.get_sample_value("recipe_encoder_paused") == 0
+    assert registry.get_sample_value("recipe_encoder_paused", {"dependency": "store"}) == 0
+    assert registry.get_sample_value("recipe_encoder_newest_dead_letter_age_seconds") != math.inf
