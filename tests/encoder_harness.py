@@ -72,11 +72,11 @@ class OutageStore:
         self.refusals = 0
         self._store = store
 
-    def write(self, writes: Sequence[FactWrite]) -> None:
+    def write(self, writes: Sequence[FactWrite], superseded: Sequence[Fact] = ()) -> None:
         if self.is_down:
             self.refusals += 1
             raise StoreUnavailableError("the test has taken the store away")
-        self._store.write(writes)
+        self._store.write(writes, superseded)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)

@@ -50,7 +50,7 @@ class PointStore(ABC):
         self._schema = schema
         self._writing = threading.Lock()
 
-    def write(self, writes: Sequence[FactWrite]) -> None:
+    def write(self, writes: Sequence[FactWrite], superseded: Sequence[Fact] = ()) -> None:
         """See `KnowledgeStore.write`.
 
         The backend compares and replaces in one step, so several processes may write. Only what the writes supersede,
@@ -63,8 +63,8 @@ class PointStore(ABC):
         require_writable(writes, self._schema)
         with self._writing:
             stored = self._stored(list(dict.fromkeys(fact_name(write.fact) for write in writes)))
-            if superseded := superseded_facts([write.fact for write in writes], stored):
-                self._keep({revision_id(fact): to_payload(FactWrite(fact, None, None)) for fact in superseded})
+            if past := superseded_facts([*superseded, *(write.fact for write in writes)], stored):
+                self._keep({revision_id(fact): to_payload(FactWrite(fact, None, None)) for fact in past})
             orders = {name: fact_order(fact) for name, fact in stored.items()}
             points = [self._to_point(write) for write in newest_writes(writes, orders)]
             if points:

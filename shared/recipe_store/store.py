@@ -26,12 +26,13 @@ class KnowledgeStore(Protocol):
     key_size: int  # R
     prompt_shape: tuple[int, int]  # l, d
 
-    def write(self, writes: Sequence[FactWrite]) -> None:
+    def write(self, writes: Sequence[FactWrite], superseded: Sequence[Fact] = ()) -> None:
         """Make the writes durable; per fact the newest wins, whatever the order, batching or repetition.
 
         A write replaces what is stored exactly when (stored revision, stored offset) < (revision, offset).
         Revision 0 takes the stored revision first, so that it wins by its place in the log alone. What is replaced,
-        or comes too late, stays in the fact's history.
+        or comes too late, stays in the fact's history; so do the `superseded`, which need no vectors because writes of
+        the same call replace them.
         """
         ...
 

@@ -42,6 +42,12 @@ class Batch:
     writes: list[FactWrite]
     refused: list[DeadLetter]
 
+    @property
+    def superseded(self) -> list[Fact]:
+        """The facts that are no write, because a write of this batch replaces them."""
+        written = {write.fact.position for write in self.writes}
+        return [fact for fact in self.facts if fact.position not in written]
+
 
 class BatchBuilder:
     """Parses, folds and encodes micro-batches."""

@@ -1,7 +1,8 @@
 """The encoder's work: events in, vectors out, in micro-batches.
 
 The order within a micro-batch is what keeps the log the source of truth: facts are written to the store,
-then bad records to the dead letters, and only when both are acknowledged are the offsets committed. An
+then bad records to the dead letters, then how far the log is applied to the store again, and only when all is
+acknowledged are the offsets committed. An
 unavailable store makes the worker pause and repeat the write; a dead letter that cannot be written stops
 it, and so do too many of them.
 
@@ -22,7 +23,7 @@ from kafka.errors import RetriableError
 
 from recipe_common.clock import now_utc
 from recipe_common.errors import FailedPreconditionError
-from recipe_encoder.batches import BatchBuilder, FactEncoder
+from recipe_encoder.batches import Batch, BatchBuilder, FactEncoder
 from recipe_encoder.consumer import LogConsumer
 from recipe_encoder.dead_letters import DeadLetter, DeadLetterLimit, DeadLetterWriter
 from recipe_encoder.events import KafkaRecord
@@ -30,7 +31,7 @@ from recipe_encoder.metrics import EncoderMetrics
 from recipe_encoder.settings import EncoderSettings
 from recipe_encoder.topics import await_topics
 from recipe_encoder.watchdog import Watchdog
-from recipe_store import Fact, FactWrite, KnowledgeStore, StoreUnavailableError
+from recipe_store import Fact, KnowledgeStore, LogPosition, StoreUnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -197,19 +198,24 @@ class Worker:
         batch = self._batches.build(records)
         logger.debug("encoded %d facts of %d records", len(batch.writes), len(records))
         if batch.writes:
-            self._write(batch.writes)
+            self._patiently(lambda: self._write(batch))
         self._count_applied(batch.facts)
         logger.debug("written %d facts", len(batch.writes))
         letters.write(batch.refused)
         self._metrics.count_dead_letters(len(batch.refused))
+        places = [LogPosition(record.topic, record.partition, record.offset) for record in records]
+        self._patiently(lambda: self._store.advance(places))
         return batch.refused
 
-    def _write(self, writes: Sequence[FactWrite]) -> None:
-        """Writes to the store, for as long as that takes. Raises _StoppedError if the worker is stopped before."""
+    def _write(self, batch: Batch) -> None:
+        with self._metrics.time_stage("write"):
+            self._store.write(batch.writes, batch.superseded)
+
+    def _patiently(self, change: Callable[[], None]) -> None:
+        """Changes the store, for as long as that takes. Raises _StoppedError if the worker is stopped before."""
         for delay in self._new_pauses():
             try:
-                with self._metrics.time_stage("write"):
-                    self._store.write(writes)
+                change()
                 break
             except StoreUnavailableError as error:
                 logger.warning("paused, the store is tried again in %.1f s: %s", delay, error)

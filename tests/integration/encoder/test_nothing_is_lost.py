@@ -64,8 +64,8 @@ def test_a_crash_between_effect_and_commit_reads_the_batch_again(
     harness.upsert("f", "statement")
     write = harness.store.write
 
-    def write_and_crash(writes: Any) -> None:
-        write(writes)
+    def write_and_crash(*arguments: Any) -> None:
+        write(*arguments)
         raise RuntimeError("power cut")
 
     failures: list[Exception] = []

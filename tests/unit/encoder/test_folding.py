@@ -183,7 +183,7 @@ def test_two_encoders_that_race_on_one_fact_leave_the_newest(tmp_path: Path) -> 
     rounds, namespace = 40, "race"
     store = open_edge_store(tmp_path / "edge", "hash-1", KEY_SIZE, PROMPT_SHAPE)
     # Two stores with locks of their own over one engine, as two processes have with one server.
-    rival = EdgeStore(store._shard, store._path, store._schema)
+    rival = EdgeStore(store._facts, store._history, store._path, store._schema)
     records = [to_record(Event("a", revision, "upsert"), namespace, revision) for revision in range(1, rounds + 1)]
     odd, even = Run(store), Run(rival)
     with ThreadPoolExecutor(2) as pool:

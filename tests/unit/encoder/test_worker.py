@@ -16,7 +16,7 @@ from encoder_records import Record, json_record
 from recipe_encoder.metrics import EncoderMetrics
 from recipe_encoder.settings import EncoderSettings
 from recipe_encoder.worker import Worker, backoff_seconds
-from recipe_store import FactWrite
+from recipe_store import FactWrite, LogPosition
 
 
 @pytest.mark.parametrize(("share", "pauses"), [(0.0, [0.5, 1, 2, 3, 3]), (1.0, [1, 2, 4, 6, 6])])
@@ -33,9 +33,12 @@ class Spy:
     def __init__(self) -> None:
         self.steps: list[str] = []
 
-    def write(self, items: Sequence[Any]) -> None:
+    def write(self, items: Sequence[Any], superseded: Sequence[Any] = ()) -> None:
         what = "facts" if isinstance(items[0], FactWrite) else "dead letters"
-        self.steps.append(f"{len(items)} {what}")
+        self.steps.append(f"{len(items)} {what}" + (f", {len(superseded)} superseded" if superseded else ""))
+
+    def advance(self, applied: Sequence[LogPosition]) -> None:
+        self.steps.append(f"applied {max(position.offset for position in applied)}")
 
     def finish(self, records: Sequence[Any]) -> None:
         self.steps.append(f"commit {len(records)}")
@@ -62,7 +65,7 @@ def test_effects_come_before_the_commit_and_freshness_is_measured_after_the_writ
     ]
     with ThreadPoolExecutor(1) as effects:
         worker._process(records, spy, spy, effects)
-    assert spy.steps == ["1 facts", "1 dead letters", "commit 4"]
+    assert spy.steps == ["1 facts, 2 superseded", "1 dead letters", "applied 4", "commit 4"]
     events = {
         result: registry.get_sample_value("recipe_encoder_events_total", {"result": result})
         for result in ("applied", "retracted", "dead_lettered")
