@@ -8,6 +8,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from recipe_common.errors import AddressUnavailableError
+from recipe_common.grpc_options import SERVER_OPTIONS
 from recipe_common.interceptors import ErrorInterceptor
 
 
@@ -70,9 +71,8 @@ def build_server(
     `port_setting` is the name of the setting that chooses the port. Raises AddressUnavailableError, which
     names it, if the server cannot listen there.
     """
-    # Without this option a second server shares the port silently and gets half of the calls.
     serving = Event()
-    server = grpc.aio.server(interceptors=[ErrorInterceptor(serving.is_set)], options=[("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(serving.is_set)], options=SERVER_OPTIONS)
     register(server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
