@@ -30,7 +30,7 @@ from recipe_common.errors import (
     RecipeError,
     UnavailableError,
 )
-from recipe_generator.engine import TransformersEngine
+from recipe_generator.transformers_engine import TransformersEngine
 from recipe_generator.server import SERVICE, GeneratorServer
 from recipe_model.language_model import LanguageModel
 from recipe_protos.generator.v1 import generator_pb2 as pb
@@ -378,11 +378,8 @@ def test_a_text_that_the_llm_ends_says_so(llm: LanguageModel) -> None:
 
     response = Setup(llm).generate()
 
-    assert (response.finish_reason, response.generated_tokens, response.text) == (
-        pb.FINISH_REASON_END_OF_TEXT,
-        0,
-        llm.tokenizer.decode([settings.eos_token_id], skip_special_tokens=True),
-    )
+    ended = (pb.FINISH_REASON_END_OF_TEXT, 0, "")
+    assert (response.finish_reason, response.generated_tokens, response.text) == ended
 
 
 def test_answers_tokens_and_stages_are_counted(llm: LanguageModel) -> None:
