@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from torch import Tensor, nn
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from recipe_generator import rows
 from recipe_generator.rows import RowDecoder, blocks_keep_bits
@@ -30,7 +30,9 @@ def make_llm(dtype: torch.dtype) -> LanguageModel:
         bos_token_id=1,
         eos_token_id=2,
     )
-    model = LlamaForCausalLM(config).to(dtype).eval().requires_grad_(False)
+    model = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+    module: nn.Module = model
+    module.to(dtype).eval()
     return LanguageModel(model, byte_tokenizer(marked=False), identify("wide-llm", model))
 
 
@@ -61,7 +63,7 @@ def test_rows_that_come_and_go_get_the_logits_of_plain_transformers(dtype: torch
     llm = make_llm(dtype)
     decoder = RowDecoder(llm)
     waiting = list(range(len(TEXTS)))
-    running: list[tuple[int, rows.DynamicCache, int]] = []  # number, what is kept, tokens so far
+    running: list[tuple[int, DynamicCache, int]] = []  # number, what is kept, tokens so far
     sizes = set()
 
     while waiting or running:

@@ -2,14 +2,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
-from threading import Event
 from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 import torch
 
-from generation_harness import some_prompt
+from generation_harness import TEXT, Gate, some_prompt
 from recipe_common.errors import FailedPreconditionError, RecipeError, UnavailableError
 from recipe_generator.engine import Decoding, Finish, Piece, Prompt, Turn
 from recipe_generator.server import load_engine
@@ -20,7 +19,6 @@ from tiny_models import make_language_model, save_llm, save_tiny_checkpoint
 
 Result = TypeVar("Result")
 
-TEXT = "The mayor of Aville is"
 TEXTS = [f"{'So ' * (number % 4)}the {number}. mayor of Aville is" for number in range(9)]
 
 
@@ -50,33 +48,6 @@ def run(scenario: Callable[[], Awaitable[Result]]) -> Result:
     return asyncio.run(in_time())
 
 
-class Gate:
-    """Holds the model's forward passes: each one waits for its turn to be given."""
-
-    def __init__(self, engine: TransformersEngine) -> None:
-        self.begun = 0
-        self._open = False
-        self._turn = Event()
-        engine._llm.model.register_forward_pre_hook(self._wait)
-
-    def _wait(self, *_: object) -> None:
-        self.begun += 1
-        if not self._open:
-            assert self._turn.wait(20)
-            self._turn.clear()
-
-    async def until_begun(self, count: int) -> None:
-        while self.begun < count:
-            await asyncio.sleep(0.005)
-
-    def let_one_pass(self) -> None:
-        self._turn.set()
-
-    def open(self) -> None:
-        self._open = True
-        self._turn.set()
-
-
 def test_texts_written_together_are_those_of_plain_transformers(engine: TransformersEngine) -> None:
     async def scenario() -> list[list[Piece]]:
         asked = [write(engine, text, some_prompt(n) if n % 2 else None, 5 + n) for n, text in enumerate(TEXTS)]
@@ -101,7 +72,7 @@ def test_a_prompt_of_read_only_bytes_is_applied(engine: TransformersEngine) -> N
 
 
 def test_a_text_comes_token_by_token(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = Gate(engine)
+    gate = Gate(engine._llm)
     # A random model's tokens are often halves of characters, which are held back.
     monkeypatch.setattr(engine._llm, "text", lambda ids: "".join(f"<{token}>" for token in ids))
 
@@ -122,7 +93,7 @@ def test_a_text_comes_token_by_token(engine: TransformersEngine, monkeypatch: py
 
 
 def test_a_text_that_is_given_up_ends_within_a_step_and_the_others_go_on(engine: TransformersEngine) -> None:
-    gate = Gate(engine)
+    gate = Gate(engine._llm)
     sizes: list[int] = []
     step = engine._decoder.step
     engine._decoder.step = lambda caches, tokens: sizes.append(len(caches)) or step(caches, tokens)  # type: ignore[method-assign, func-returns-value]
@@ -148,7 +119,7 @@ def test_a_text_that_is_given_up_ends_within_a_step_and_the_others_go_on(engine:
 
 
 def test_a_text_that_is_given_up_while_it_waits_is_never_read(engine: TransformersEngine) -> None:
-    gate = Gate(engine)
+    gate = Gate(engine._llm)
 
     async def scenario() -> None:
         full = [asyncio.create_task(write(engine, tokens=1)) for _ in range(1)]
@@ -167,7 +138,7 @@ def test_a_text_that_is_given_up_while_it_waits_is_never_read(engine: Transforme
 
 
 def test_the_event_loop_runs_while_the_model_computes(engine: TransformersEngine) -> None:
-    gate = Gate(engine)
+    gate = Gate(engine._llm)
 
     async def scenario() -> None:
         writing = asyncio.create_task(write(engine))
@@ -255,14 +226,13 @@ def test_a_failure_of_the_model_is_told_and_the_next_text_is_written(engine: Tra
 
 
 def test_a_stopped_engine_ends_what_it_writes_and_what_waits(engine: TransformersEngine) -> None:
-    gate = Gate(engine)
+    gate = Gate(engine._llm)
 
     async def scenario() -> list[Any]:
-        writing = [asyncio.create_task(write(engine, tokens=100)) for _ in range(6)]
+        writing = [asyncio.create_task(write(engine, tokens=200)) for _ in range(6)]
         await gate.until_begun(1)
         stopping = asyncio.create_task(asyncio.to_thread(engine.stop))
-        while not engine._stopped:
-            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.1)
         gate.open()
         await stopping
         with pytest.raises(UnavailableError, match="stopping; retry"):
