@@ -9,9 +9,16 @@ from typing import Any
 import grpc
 import pytest
 
+from recipe_client.cli import app
 from recipe_client.client import RecipeClient
 from recipe_client.publishing import PublishedEvent
-from recipe_common.errors import DeadlineExceededError, FailedPreconditionError, RecipeError, UnavailableError
+from recipe_common.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    RecipeError,
+    UnavailableError,
+)
 from recipe_protos.generator.v1 import generator_pb2, generator_pb2_grpc
 from recipe_protos.retriever.v1 import retriever_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2_grpc
@@ -89,7 +96,7 @@ def test_a_retriever_that_is_not_there_is_named() -> None:
 
 
 class ScriptedGenerator(generator_pb2_grpc.GeneratorServiceServicer):
-    """Streams the text it was asked, word by word, and then waits for ever if told so; keeps the requests."""
+    """Streams the text it was asked, word by word, then the answer, or waits for ever; keeps the requests."""
 
     def __init__(self, *, endless: bool = False) -> None:
         self.endless = endless
@@ -109,23 +116,31 @@ class ScriptedGenerator(generator_pb2_grpc.GeneratorServiceServicer):
             yield generator_pb2.GenerateStreamResponse(text=word)
         if self.endless:
             self.cancelled.wait(20)
-        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many")
+        if not request.request.prompt:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many")
+        yield generator_pb2.GenerateStreamResponse(answer=generator_pb2.GenerateResponse(text=request.request.prompt))
 
     def Compare(self, request: generator_pb2.CompareRequest, context: Any) -> generator_pb2.CompareResponse:  # noqa: N802
         raise NotImplementedError
 
 
 @contextmanager
-def client_of_generator(generator: ScriptedGenerator) -> Iterator[RecipeClient]:
+def served(generator: ScriptedGenerator) -> Iterator[str]:
+    """The address of a server that serves the generator."""
     server = grpc.server(ThreadPoolExecutor(1))
     generator_pb2_grpc.add_GeneratorServiceServicer_to_server(generator, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        with RecipeClient(generator=f"127.0.0.1:{port}") as client:
-            yield client
+        yield f"127.0.0.1:{port}"
     finally:
         server.stop(0).wait()
+
+
+@contextmanager
+def client_of_generator(generator: ScriptedGenerator) -> Iterator[RecipeClient]:
+    with served(generator) as address, RecipeClient(generator=address) as client:
+        yield client
 
 
 def test_what_is_said_about_a_question_is_sent() -> None:
@@ -159,12 +174,18 @@ def test_what_is_said_about_a_question_is_sent() -> None:
     ]
 
 
-def test_a_stream_comes_piece_by_piece_and_fails_with_a_domain_error() -> None:
+def test_a_stream_comes_piece_by_piece_and_ends_with_the_answer() -> None:
     with client_of_generator(ScriptedGenerator()) as client:
-        events = client.ask_stream("one two")
-        assert [next(events).text, next(events).text] == ["one", "two"]
-        with pytest.raises(RecipeError, match="RESOURCE_EXHAUSTED: too many"):
-            next(events)
+        first, second, last = client.ask_stream("one two")
+    assert (first.text, second.text, last.answer.text) == ("one", "two", "one two")
+
+
+def test_a_stream_fails_with_a_domain_error() -> None:
+    with (
+        client_of_generator(ScriptedGenerator()) as client,
+        pytest.raises(RecipeError, match="RESOURCE_EXHAUSTED: too many"),
+    ):
+        list(client.ask_stream(""))
 
 
 def test_a_stream_that_is_closed_is_cancelled() -> None:
@@ -175,3 +196,18 @@ def test_a_stream_that_is_closed_is_cancelled() -> None:
         assert not generator.cancelled.is_set()
         events.close()
         assert generator.cancelled.wait(20)
+
+
+def test_recipe_ask_prints_a_stream_and_sends_how_to_decode(capsys: pytest.CaptureFixture[str]) -> None:
+    generator = ScriptedGenerator()
+    with served(generator) as address:
+        decoding = ["--temperature", "0.5", "--top-p", "0.9", "--seed", "4", "--stop", "a", "--stop", "b"]
+        app(["ask", "one two", "--stream", "--generator", address, *decoding], standalone_mode=False)
+    assert capsys.readouterr().out.startswith("onetwo\n")
+    (request,) = generator.requests
+    assert request.decoding == generator_pb2.Decoding(temperature=0.5, top_p=0.9, seed=4, stop=["a", "b"])
+
+
+def test_recipe_ask_streams_either_text_or_json() -> None:
+    with pytest.raises(InvalidArgumentError, match="stream: give either --stream or --json"):
+        app(["ask", "x", "--stream", "--json"], standalone_mode=False)
