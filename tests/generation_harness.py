@@ -12,12 +12,13 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2
 from numpy.typing import NDArray
 
 from recipe_common.errors import RecipeError
 from recipe_common.grpc_server import build_server
 from recipe_generator.engine import Engine
-from recipe_generator.server import GeneratorServer
+from recipe_generator.server import SERVICE, GeneratorServer
 from recipe_generator.settings import GeneratorSettings
 from recipe_generator.transformers_engine import TransformersEngine
 from recipe_model.checkpoint import Checkpoint
@@ -117,6 +118,17 @@ async def generator(engine: Engine, retriever: str, **settings: Any) -> AsyncIte
         yield server, f"127.0.0.1:{await server.start()}"
     finally:
         await server.stop()
+
+
+async def health(channel: grpc.aio.Channel) -> int:
+    """The health of the generator behind a channel."""
+    check = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    status: int = (await check(health_pb2.HealthCheckRequest(service=SERVICE))).status
+    return status
 
 
 @contextmanager

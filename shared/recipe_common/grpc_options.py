@@ -40,6 +40,8 @@ def client_options(service: str) -> Options:
         "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
     }
     return [
+        # A name may stand for several servers; without this option all calls would go to one of them.
+        ("grpc.lb_policy_name", "round_robin"),
         ("grpc.service_config", json.dumps(config)),
         ("grpc.max_send_message_length", MAX_REQUEST_BYTES),
         ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from threading import Event
+from typing import Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -10,6 +11,9 @@ from grpc_reflection.v1alpha import reflection
 from recipe_common.errors import AddressUnavailableError
 from recipe_common.grpc_options import SERVER_OPTIONS
 from recipe_common.interceptors import ErrorInterceptor
+
+# A client looks for new servers behind a name only when a connection ends; running calls are not cut off.
+CONNECTION_AGE_MS: Final = 60_000
 
 
 class GrpcServer:
@@ -72,7 +76,8 @@ def build_server(
     names it, if the server cannot listen there.
     """
     serving = Event()
-    server = grpc.aio.server(interceptors=[ErrorInterceptor(serving.is_set)], options=SERVER_OPTIONS)
+    options = [*SERVER_OPTIONS, ("grpc.max_connection_age_ms", CONNECTION_AGE_MS)]
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(serving.is_set)], options=options)
     register(server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)

@@ -3,6 +3,7 @@
 import secrets
 from typing import Any, Final, TypeAlias
 
+import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from recipe_common.clock import from_timestamp
@@ -14,6 +15,8 @@ from recipe_protos.generator.v1 import generator_pb2 as pb
 Request: TypeAlias = pb.GenerateRequest | pb.CompareRequest
 
 DEFAULT_NEW_TOKENS: Final = 32
+LEAST_TEMPERATURE: Final = float(np.float32(0.01))  # as a message carries it, which is a little less
+MAX_TEMPERATURE: Final = 2.0
 MAX_STOPS: Final = 8
 MAX_STOP_CHARACTERS: Final = 64
 _ROLES: Final = {pb.ROLE_SYSTEM: "system", pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant"}
@@ -42,7 +45,7 @@ def asked_decoding(request: Request, max_new_tokens: int) -> Decoding:
     asked = request.decoding
     if request.max_new_tokens > max_new_tokens:
         raise _wrong("max_new_tokens", f"must be at most {max_new_tokens} on this server")
-    if asked.temperature != 0 and not 0.01 <= asked.temperature <= 2:  # noqa: PLR2004
+    if asked.temperature != 0 and not LEAST_TEMPERATURE <= asked.temperature <= MAX_TEMPERATURE:
         raise _wrong("decoding.temperature", "must be 0, or from 0.01 to 2")
     if not 0 <= asked.top_p <= 1:
         raise _wrong("decoding.top_p", "must be greater than 0 and at most 1")

@@ -8,10 +8,10 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_health.v1 import health_pb2
 
-from generation_harness import MISS, TEXT, FakeRetriever, Gate, Setup, Stub
+from generation_harness import MISS, TEXT, FakeRetriever, Gate, Setup, Stub, health
 from recipe_common.errors import UnavailableError
 from recipe_generator import server as server_module
-from recipe_generator.server import SERVICE, GeneratorServer
+from recipe_generator.server import GeneratorServer
 from recipe_model.language_model import LanguageModel
 from recipe_protos.generator.v1 import generator_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2
@@ -30,16 +30,6 @@ def llm() -> LanguageModel:
 @pytest.fixture
 def setup(llm: LanguageModel) -> Setup:
     return Setup(llm)
-
-
-async def health(channel: grpc.aio.Channel) -> int:
-    check = channel.unary_unary(
-        "/grpc.health.v1.Health/Check",
-        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-        response_deserializer=health_pb2.HealthCheckResponse.FromString,
-    )
-    status: int = (await check(health_pb2.HealthCheckRequest(service=SERVICE))).status
-    return status
 
 
 def codes(results: list[Any]) -> list[grpc.StatusCode]:

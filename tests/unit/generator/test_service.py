@@ -16,6 +16,7 @@ from generation_harness import (
     Setup,
     Stub,
     closed_address,
+    health,
     hit,
     silent_address,
     some_prompt,
@@ -29,7 +30,7 @@ from recipe_common.errors import (
     RecipeError,
     UnavailableError,
 )
-from recipe_generator.server import SERVICE, GeneratorServer
+from recipe_generator.server import GeneratorServer
 from recipe_model.language_model import LanguageModel
 from recipe_protos.generator.v1 import generator_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2
@@ -371,12 +372,6 @@ def test_answers_tokens_and_stages_are_counted(llm: LanguageModel) -> None:
 
 def test_a_started_generator_serves(llm: LanguageModel) -> None:
     async def scenario(_: Stub, __: GeneratorServer, channel: grpc.aio.Channel) -> int:
-        check = channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
-        status: int = (await check(health_pb2.HealthCheckRequest(service=SERVICE))).status
-        return status
+        return await health(channel)
 
     assert Setup(llm).run(scenario) == health_pb2.HealthCheckResponse.SERVING

@@ -110,7 +110,9 @@ def test_without_a_seed_each_text_is_another(llm: LanguageModel) -> None:
     assert len(Setup(llm).run(scenario)) == 3
 
 
-@pytest.mark.parametrize("decoding", [SAMPLED, pb.Decoding(temperature=2), pb.Decoding(stop=["p"])])
+@pytest.mark.parametrize(
+    "decoding", [SAMPLED, pb.Decoding(temperature=2), pb.Decoding(temperature=0.01), pb.Decoding(stop=["p"])]
+)
 def test_a_miss_is_the_answer_without_knowledge_however_it_is_decoded(
     llm: LanguageModel, decoding: pb.Decoding
 ) -> None:
