@@ -1,27 +1,39 @@
 """What the generator's tests are made of: a retriever that answers as it is told, and a generator in front of it."""
 
+import asyncio
 import hashlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from threading import Condition, Event
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2
 from numpy.typing import NDArray
 
 from recipe_common.errors import RecipeError
 from recipe_common.grpc_server import build_server
 from recipe_generator.engine import Engine
-from recipe_generator.server import GeneratorServer
+from recipe_generator.server import SERVICE, GeneratorServer
 from recipe_generator.settings import GeneratorSettings
+from recipe_generator.transformers_engine import TransformersEngine
 from recipe_model.checkpoint import Checkpoint
+from recipe_model.language_model import LanguageModel
+from recipe_protos.generator.v1 import generator_pb2, generator_pb2_grpc
 from recipe_protos.retriever.v1 import retriever_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2_grpc
 from tiny_models import SIZES, checkpoint_config
 
+Stub: TypeAlias = "generator_pb2_grpc.GeneratorServiceAsyncStub"  # known to type checkers only
+Result = TypeVar("Result")
+
 MODEL_VERSION = "recipe-tiny"
+TEXT = "The mayor of Aville is"
+ASKED: dict[str, Any] = {"prompt": TEXT, "max_new_tokens": 8}
 MISS = pb.RetrieveResponse(decision=pb.DECISION_BELOW_SENTINEL, sentinel_similarity=2.0, model_version=MODEL_VERSION)
 
 
@@ -113,6 +125,17 @@ async def generator(engine: Engine, retriever: str, **settings: Any) -> AsyncIte
         await server.stop()
 
 
+async def health(channel: grpc.aio.Channel) -> int:
+    """The health of the generator behind a channel."""
+    check = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    status: int = (await check(health_pb2.HealthCheckRequest(service=SERVICE))).status
+    return status
+
+
 @contextmanager
 def silent_address() -> Iterator[str]:
     """An address that accepts connections and never says a word, as a hung retriever does."""
@@ -124,3 +147,80 @@ def closed_address() -> str:
     """An address where nobody listens."""
     with silent_address() as address:
         return address
+
+
+class Gate:
+    """Holds an LLM's forward passes: each one waits until it is let pass."""
+
+    def __init__(self, llm: LanguageModel) -> None:
+        self.begun = 0
+        self._changed = Condition()
+        self._open = False
+        self._turn = Event()
+        llm.model.register_forward_pre_hook(self._wait)
+
+    async def until_begun(self, count: int) -> None:
+        """Returns when so many forward passes have begun."""
+        await asyncio.to_thread(self._wait_for_begun, count)
+
+    def let_one_pass(self) -> None:
+        """End the waiting of the pass that has begun."""
+        self._turn.set()
+
+    def open(self) -> None:
+        """Let all pass."""
+        self._open = True
+        self._turn.set()
+
+    def _wait_for_begun(self, count: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.begun >= count, 20)
+
+    def _wait(self, *_: object) -> None:
+        with self._changed:
+            self.begun += 1
+            self._changed.notify_all()
+        if not self._open:
+            assert self._turn.wait(20)
+            self._turn.clear()
+
+
+class Setup:
+    """A generator in front of a retriever, started for one scenario."""
+
+    def __init__(self, llm: LanguageModel, answer: pb.RetrieveResponse | RecipeError = MISS) -> None:
+        self.llm = llm
+        self.retriever = FakeRetriever(answer)
+        self.settings: dict[str, Any] = {}
+
+    def run(self, scenario: Callable[[Stub, GeneratorServer, grpc.aio.Channel], Awaitable[Result]]) -> Result:
+        async def started() -> Result:
+            async with (
+                served(self.retriever) as asked,
+                generator(TransformersEngine(self.llm), **{"retriever": asked} | self.settings) as (server, address),
+                grpc.aio.insecure_channel(address) as channel,
+            ):
+                return await scenario(generator_pb2_grpc.GeneratorServiceStub(channel), server, channel)
+
+        return asyncio.run(started())
+
+    def generate(self, **fields: Any) -> generator_pb2.GenerateResponse:
+        request = generator_pb2.GenerateRequest(**(ASKED | fields))
+
+        async def scenario(stub: Stub, _: GeneratorServer, __: grpc.aio.Channel) -> generator_pb2.GenerateResponse:
+            return await stub.Generate(request)
+
+        return self.run(scenario)
+
+    def compare(self, **fields: Any) -> generator_pb2.CompareResponse:
+        request = generator_pb2.CompareRequest(**(ASKED | fields))
+
+        async def scenario(stub: Stub, _: GeneratorServer, __: grpc.aio.Channel) -> generator_pb2.CompareResponse:
+            return await stub.Compare(request)
+
+        return self.run(scenario)
+
+    def refusal(self, **fields: Any) -> grpc.aio.AioRpcError:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            self.generate(**fields)
+        return raised.value

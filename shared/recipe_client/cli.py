@@ -13,7 +13,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from recipe_client import tables
-from recipe_client.client import DEFAULT_GENERATOR, DEFAULT_RETRIEVER, RecipeClient
+from recipe_client.client import DEFAULT_GENERATOR, DEFAULT_RETRIEVER, AskOptions, RecipeClient
 from recipe_client.event_lines import read_events, read_lines
 from recipe_client.log_commands import dlq_app, export_events, import_events, topics
 from recipe_client.options import (
@@ -32,6 +32,7 @@ from recipe_client.options import (
 from recipe_client.publishing import DEFAULT_KAFKA, DEFAULT_TOPIC, PublishedEvent, Publisher, complete
 from recipe_common.command_line import result_console, run_command
 from recipe_common.errors import FieldViolation, InvalidArgumentError, RecipeError
+from recipe_protos.generator.v1 import generator_pb2
 from recipe_trainer.commands import ablate, eval_app, train
 
 app = typer.Typer(
@@ -166,20 +167,36 @@ def ask(
     answer_unedited: Annotated[
         bool, typer.Option(help="Answer without knowledge, marked degraded, when the retriever is down.")
     ] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Send the prompt as a message, for an instruction-tuned LLM to answer.")
+    ] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it is written.")] = False,
     max_new_tokens: Tokens = 0,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=2, help="How freely to draw words; 0 takes the likeliest.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(min=0, max=1, help="Draw among the likeliest words of this probability.")
+    ] = 1.0,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**64 - 1, help="Draw the same words each time.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End in front of this text. Repeatable.")] = None,
     namespace: Namespace = "default",
     generator: Generator = DEFAULT_GENERATOR,
     as_json: Json = False,
 ) -> None:
     """Ask the LLM, and see which knowledge went into the answer."""
+    if stream and as_json:
+        raise InvalidArgumentError([FieldViolation("stream", "give either --stream or --json")])
+    options: AskOptions = {
+        "namespace": namespace,
+        "knowledge": knowledge,
+        "answer_unedited": answer_unedited,
+        "max_new_tokens": max_new_tokens,
+        "chat": chat,
+        "decoding": generator_pb2.Decoding(temperature=temperature, top_p=top_p, seed=seed, stop=stop),
+    }
     with RecipeClient(generator=generator) as client:
-        answer = client.ask(
-            prompt,
-            namespace=namespace,
-            knowledge=knowledge,
-            answer_unedited=answer_unedited,
-            max_new_tokens=max_new_tokens,
-        )
+        answer = _print_stream(client, prompt, options) if stream else client.ask(prompt, **options)
     if as_json:
         print_json(_message(answer))
     else:
@@ -285,6 +302,16 @@ def _publish(
         print_json([tables.published_dict(event, applied=wait is not None) for event in published])
     else:
         result_console().print(_published_line(published, applied=wait is not None))
+
+
+def _print_stream(client: RecipeClient, prompt: str, options: AskOptions) -> generator_pb2.GenerateResponse:
+    """Print the text as it comes, and return the whole answer, which comes last."""
+    answer = generator_pb2.GenerateResponse()
+    for event in client.ask_stream(prompt, **options):
+        print(event.text, end="", flush=True)
+        answer = event.answer
+    print()
+    return answer
 
 
 def _published_line(published: list[PublishedEvent], applied: bool) -> str:

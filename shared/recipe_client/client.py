@@ -1,15 +1,16 @@
 """Calls to the retriever and the generator, with domain errors in place of gRPC's."""
 
 import time
-from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Final, Self, TypeVar
+from collections.abc import Callable, Generator, Iterator
+from types import ModuleType, TracebackType
+from typing import Final, Self, TypedDict, TypeVar, Unpack
 
 import grpc
 
 from recipe_client.publishing import PublishedEvent
 from recipe_common.errors import DeadlineExceededError, FailedPreconditionError, NotFoundError
 from recipe_common.grpc_errors import to_domain_error
+from recipe_common.grpc_options import client_options
 from recipe_protos.generator.v1 import generator_pb2, generator_pb2_grpc
 from recipe_protos.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 
@@ -18,6 +19,17 @@ DEFAULT_GENERATOR: Final = "127.0.0.1:50052"
 _POLL_SECONDS: Final = 0.02
 
 Message = TypeVar("Message")
+
+
+class AskOptions(TypedDict, total=False):
+    """What else may be said about a question."""
+
+    namespace: str  # the base of knowledge; "default" if not given
+    knowledge: bool  # False answers with the LLM alone
+    answer_unedited: bool  # True accepts an answer without knowledge, marked degraded, when the retriever is down
+    max_new_tokens: int  # 0, or not given, is the server's default
+    chat: bool  # True sends the text as a user's message, for an instruction-tuned LLM to answer
+    decoding: generator_pb2.Decoding | None  # how tokens are chosen; the most likely ones if not given
 
 
 class RecipeClient:
@@ -31,34 +43,34 @@ class RecipeClient:
         timeout_seconds: float = 60.0,
     ) -> None:
         self._timeout = timeout_seconds
-        self._channels = [grpc.insecure_channel(retriever), grpc.insecure_channel(generator)]
+        self._channels = [
+            grpc.insecure_channel(retriever, options=client_options(_full_name(retriever_pb2, "RetrieverService"))),
+            grpc.insecure_channel(generator, options=client_options(_full_name(generator_pb2, "GeneratorService"))),
+        ]
         self._retriever = retriever_pb2_grpc.RetrieverServiceStub(self._channels[0])
         self._generator = generator_pb2_grpc.GeneratorServiceStub(self._channels[1])
         self._addresses = f"retriever {retriever}, generator {generator}"
 
-    def ask(
-        self,
-        prompt: str,
-        *,
-        namespace: str = "",
-        knowledge: bool = True,
-        answer_unedited: bool = False,
-        max_new_tokens: int = 0,
-    ) -> generator_pb2.GenerateResponse:
-        """Continue a text, with knowledge unless told otherwise.
-
-        `answer_unedited` accepts an answer without knowledge, marked degraded, when the retriever is down.
-        `max_new_tokens` 0 is the server's default.
-        """
-        mode = generator_pb2.KNOWLEDGE_MODE_ON if knowledge else generator_pb2.KNOWLEDGE_MODE_OFF
-        request = generator_pb2.GenerateRequest(
-            namespace=namespace,
-            prompt=prompt,
-            knowledge=mode,
-            on_retriever_failure=_policy(answer_unedited),
-            max_new_tokens=max_new_tokens,
-        )
+    def ask(self, prompt: str, **options: Unpack[AskOptions]) -> generator_pb2.GenerateResponse:
+        """Continue a text, with knowledge unless told otherwise."""
+        request = _generate_request(prompt, **options)
         return self._call(lambda: self._generator.Generate(request, timeout=self._timeout))
+
+    def ask_stream(
+        self, prompt: str, **options: Unpack[AskOptions]
+    ) -> Generator[generator_pb2.GenerateStreamResponse, None, None]:
+        """As `ask`, while the text is written: first the knowledge, then pieces of the text, last the whole answer.
+
+        Closing the generator stops the work.
+        """
+        request = generator_pb2.GenerateStreamRequest(request=_generate_request(prompt, **options))
+        call = self._generator.GenerateStream(request, timeout=self._timeout)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise to_domain_error(error, self._addresses) from error
+        finally:
+            call.cancel()
 
     def compare(self, prompt: str, *, namespace: str = "", max_new_tokens: int = 0) -> generator_pb2.CompareResponse:
         """Continue a text with and without knowledge."""
@@ -156,7 +168,21 @@ def _position(event: PublishedEvent | None) -> retriever_pb2.LogPosition | None:
     return retriever_pb2.LogPosition(topic=event.topic, partition=event.partition, offset=event.offset)
 
 
-def _policy(answer_unedited: bool) -> generator_pb2.RetrieverFailurePolicy.ValueType:
-    if answer_unedited:
-        return generator_pb2.RETRIEVER_FAILURE_POLICY_ANSWER_UNEDITED
-    return generator_pb2.RETRIEVER_FAILURE_POLICY_FAIL
+def _full_name(module: ModuleType, service: str) -> str:
+    name: str = module.DESCRIPTOR.services_by_name[service].full_name
+    return name
+
+
+def _generate_request(prompt: str, **options: Unpack[AskOptions]) -> generator_pb2.GenerateRequest:
+    chat, unedited = options.get("chat", False), options.get("answer_unedited", False)
+    on, off = generator_pb2.KNOWLEDGE_MODE_ON, generator_pb2.KNOWLEDGE_MODE_OFF
+    fail = generator_pb2.RETRIEVER_FAILURE_POLICY_FAIL
+    return generator_pb2.GenerateRequest(
+        namespace=options.get("namespace", ""),
+        prompt="" if chat else prompt,
+        messages=[generator_pb2.Message(role=generator_pb2.ROLE_USER, content=prompt)] if chat else [],
+        knowledge=on if options.get("knowledge", True) else off,
+        on_retriever_failure=generator_pb2.RETRIEVER_FAILURE_POLICY_ANSWER_UNEDITED if unedited else fail,
+        max_new_tokens=options.get("max_new_tokens", 0),
+        decoding=options.get("decoding"),
+    )

@@ -9,6 +9,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from recipe_common.errors import AddressUnavailableError
+from recipe_common.grpc_options import SERVER_OPTIONS
 from recipe_common.interceptors import ErrorInterceptor
 
 # A client looks for new servers behind a name only when a connection ends; running calls are not cut off.
@@ -75,11 +76,7 @@ def build_server(
     names it, if the server cannot listen there.
     """
     serving = Event()
-    options = [
-        # Without this one a second server shares the port silently and gets half of the calls.
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_connection_age_ms", CONNECTION_AGE_MS),
-    ]
+    options = [*SERVER_OPTIONS, ("grpc.max_connection_age_ms", CONNECTION_AGE_MS)]
     server = grpc.aio.server(interceptors=[ErrorInterceptor(serving.is_set)], options=options)
     register(server)
     health_servicer = health.aio.HealthServicer()

@@ -5,16 +5,16 @@ the prefix shifts nothing. Without a prompt the LLM gets its token ids and is th
 bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from threading import Event
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from recipe_common.errors import FailedPreconditionError
 from recipe_model.defaults import DEFAULT_LLM, Precision
 from recipe_model.identity import ModelIdentity, identify
 from recipe_model.pretrained import load_causal_lm
@@ -28,14 +28,6 @@ class Generation:
     prompt_tokens: int  # of the text, without the continuous prompt's l pseudo-tokens
     generated_tokens: int  # without an end-of-text token
     ended: bool  # True when the model itself ended the text
-
-
-class _Cancelled(StoppingCriteria):
-    def __init__(self, event: Event) -> None:
-        self._event = event
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
-        return torch.full((len(input_ids),), self._event.is_set(), device=input_ids.device)
 
 
 class LanguageModel:
@@ -57,9 +49,32 @@ class LanguageModel:
         """The longest sequence, in tokens, that the LLM was trained for."""
         return int(self.model.config.max_position_embeddings)
 
+    @property
+    def end_ids(self) -> list[int]:
+        """The tokens that end a text; a model may have several."""
+        ids = cast("Any", self.model).generation_config.eos_token_id
+        return list(ids) if isinstance(ids, list) else [ids]
+
     def token_ids(self, text: str) -> list[int]:
         """The text's token ids, with whatever the tokenizer puts in front of every text."""
         return list(self.tokenizer(text)["input_ids"])
+
+    def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation, laid out by the LLM's chat template up to where its answer begins.
+
+        Each message has a role and a content. Raises FailedPreconditionError for an LLM without a template.
+        """
+        if self.tokenizer.chat_template is None:
+            raise FailedPreconditionError(
+                f"{self.identity.model_id} has no chat template; send a text, or load an instruction-tuned LLM"
+            )
+        template = cast("Any", self.tokenizer).apply_chat_template
+        return list(template(list(messages), add_generation_prompt=True, return_dict=False))
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of generated tokens. Special tokens have none."""
+        decoded = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(decoded)
 
     def answer_ids(self, answer: str) -> list[int]:
         """Token ids of an answer that continues a question: with a leading space, nothing in front."""
@@ -72,7 +87,7 @@ class LanguageModel:
             if answer.rstrip().endswith((".", "!", "?"))
             else self.tokenizer(".", add_special_tokens=False)["input_ids"]
         )
-        return [*stop, self._end_ids()[0]]
+        return [*stop, self.end_ids[0]]
 
     def embed(self, ids: Tensor) -> Tensor:
         """Word embeddings: ids [...] to [..., d]."""
@@ -91,25 +106,21 @@ class LanguageModel:
     def logits(self, prompt: Tensor | None, ids: Sequence[int]) -> Tensor:
         """Next-token logits [t, v] for one sequence of t tokens behind an optional prompt [l, d]."""
         with torch.inference_mode():
-            output = self.model(**self._inputs(prompt, ids)).logits[0]
+            output = self.model(**self.inputs(prompt, ids)).logits[0]
         return output[-len(ids) :]  # type: ignore[no-any-return]
 
-    def generate(
-        self, prompt: Tensor | None, text: str, max_new_tokens: int, cancelled: Event | None = None
-    ) -> Generation:
-        """Continue `text` greedily behind an optional continuous prompt [l, d].
+    def generate(self, prompt: Tensor | None, text: str, max_new_tokens: int) -> Generation:
+        """Continue `text` greedily behind an optional continuous prompt [l, d], as transformers does it.
 
-        Setting `cancelled` ends it after the token it is at.
+        What a generator must write too, to the last bit, with many requests at once.
         """
         ids = self.token_ids(text)
-        criteria = [] if cancelled is None else [_Cancelled(cancelled)]
         with torch.inference_mode():
-            output = self._continue(max_new_tokens, criteria, **self._inputs(prompt, ids))[0].tolist()
+            output = self._continue(max_new_tokens, **self.inputs(prompt, ids))[0].tolist()
         # With embeddings as input transformers returns the new tokens alone, with ids it repeats the input.
         new = output if prompt is not None else output[len(ids) :]
-        ended = bool(new) and new[-1] in self._end_ids()
-        text = str(self.tokenizer.decode(new, skip_special_tokens=True))
-        return Generation(text, len(ids), len(new) - ended, ended)
+        ended = bool(new) and new[-1] in self.end_ids
+        return Generation(self.text(new[:-1] if ended else new), len(ids), len(new) - ended, ended)
 
     def generate_batch(self, prompts: Sequence[Tensor | None], texts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Continue many texts greedily at once, each behind its own optional prompt [l, d].
@@ -117,33 +128,18 @@ class LanguageModel:
         For offline work: padding changes the order of additions, so a token can differ from `generate` where
         two are equally likely.
         """
-        rows = [self._inputs(prompt, self.token_ids(text)) for prompt, text in zip(prompts, texts, strict=True)]
+        rows = [self.inputs(prompt, self.token_ids(text)) for prompt, text in zip(prompts, texts, strict=True)]
         words = [row["inputs_embeds"] if "inputs_embeds" in row else self.embed(row["input_ids"]) for row in rows]
         longest = max(row.shape[1] for row in words)
         padding = [longest - row.shape[1] for row in words]
         embeddings = torch.cat([functional.pad(row, (0, 0, left, 0)) for row, left in zip(words, padding, strict=True)])
         mask = torch.tensor([[0] * left + [1] * (longest - left) for left in padding], device=embeddings.device)
         with torch.inference_mode():
-            output = self._continue(max_new_tokens, [], inputs_embeds=embeddings, attention_mask=mask)
+            output = self._continue(max_new_tokens, inputs_embeds=embeddings, attention_mask=mask)
         return list(self.tokenizer.batch_decode(output, skip_special_tokens=True))
 
-    def _continue(self, max_new_tokens: int, stopping_criteria: Sequence[StoppingCriteria], **inputs: Tensor) -> Tensor:
-        # The declared type of the model knows of no `generate`.
-        model = cast("Any", self.model)
-        tokens = model.generate(
-            **inputs,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            stopping_criteria=StoppingCriteriaList(stopping_criteria),
-        )
-        return cast("Tensor", tokens)
-
-    def _end_ids(self) -> list[int]:
-        """The tokens that end a text; a model may have several."""
-        ids = cast("Any", self.model).generation_config.eos_token_id
-        return list(ids) if isinstance(ids, list) else [ids]
-
-    def _inputs(self, prompt: Tensor | None, ids: Sequence[int]) -> dict[str, Tensor]:
+    def inputs(self, prompt: Tensor | None, ids: Sequence[int]) -> dict[str, Tensor]:
+        """What the model is called with for one sequence of t tokens behind an optional prompt [l, d]."""
         tokens = torch.tensor([list(ids)], device=self.model.device)  # [1, t]
         if prompt is None:
             return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
@@ -152,3 +148,8 @@ class LanguageModel:
         embeddings = torch.cat([prefix, words], dim=1)
         mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=tokens.device)
         return {"inputs_embeds": embeddings, "attention_mask": mask}
+
+    def _continue(self, max_new_tokens: int, **inputs: Tensor) -> Tensor:
+        # The declared type of the model knows of no `generate`.
+        model = cast("Any", self.model)
+        return cast("Tensor", model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False))

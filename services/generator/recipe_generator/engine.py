@@ -1,51 +1,80 @@
-"""Generation engines: a continuous prompt and a text in, a continuation out."""
+"""What runs an LLM: token ids behind a continuous prompt in, a text in pieces out."""
 
-from threading import Event
-from typing import Protocol
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from recipe_common.errors import FieldViolation, InvalidArgumentError
-from recipe_model.language_model import Generation, LanguageModel
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a conversation."""
+
+    role: str  # as chat templates name it: system, user, assistant
+    content: str
+
+
+Text: TypeAlias = str | tuple[Turn, ...]
+Prompt: TypeAlias = npt.NDArray[np.float16]  # a continuous prompt [l, d]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How tokens are chosen, and what ends a text besides the LLM."""
+
+    max_new_tokens: int
+    temperature: float = 0.0  # 0 takes the most likely token
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+class Finish(Enum):
+    """Why a text ended."""
+
+    LENGTH = "length"
+    END_OF_TEXT = "end_of_text"
+    STOP_SEQUENCE = "stop_sequence"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a text that is being written."""
+
+    text: str
+    tokens: int  # generated so far, without an end-of-text token
+    finish: Finish | None = None  # set in the last piece
 
 
 class Engine(Protocol):
-    """Whatever runs the LLM."""
+    """Whatever runs the LLM. The same ids, prompt and decoding give the same text, whatever else is being written."""
 
-    def generate(self, prompt: npt.NDArray[np.float16] | None, text: str, max_new_tokens: int) -> Generation:
-        """Continue `text` greedily behind a continuous prompt [l, d]; without one, as the plain LLM."""
+    @property
+    def max_tokens(self) -> int:
+        """The longest sequence, with prompt and answer, that the LLM can handle."""
+        ...
+
+    def token_ids(self, text: Text) -> list[int]:
+        """A text's or a conversation's token ids; blocks, so call it off the event loop.
+
+        Raises FailedPreconditionError for a conversation if the LLM has no chat template.
+        """
+        ...
+
+    def write(self, prompt: Prompt | None, ids: list[int], decoding: Decoding) -> AsyncGenerator[Piece, None]:
+        """Continue the ids behind a continuous prompt; without one, as the plain LLM.
+
+        Closing the generator ends the work within one step. Raises UnavailableError when the engine is stopped.
+        """
+        ...
+
+    async def failure(self) -> None:
+        """Returns when the LLM has failed at something since the last time this returned."""
         ...
 
     def stop(self) -> None:
-        """End what is running after its current token; nothing can be generated afterwards."""
+        """End what is being written after its current step; nothing can be written afterwards. Blocks until then."""
         ...
-
-
-class TransformersEngine:
-    """The LLM in this process, through transformers. One call at a time."""
-
-    def __init__(self, llm: LanguageModel) -> None:
-        self._llm = llm
-        self._stopped = Event()
-
-    def stop(self) -> None:
-        """As the protocol says."""
-        self._stopped.set()
-
-    def generate(self, prompt: npt.NDArray[np.float16] | None, text: str, max_new_tokens: int) -> Generation:
-        """As the protocol says. Raises InvalidArgumentError for a text longer than the LLM's context."""
-        tokens = len(self._llm.token_ids(text)) + (0 if prompt is None else len(prompt))
-        if tokens + max_new_tokens > self._llm.max_tokens:
-            raise InvalidArgumentError(
-                [
-                    FieldViolation(
-                        "prompt",
-                        f"has {tokens} tokens; with max_new_tokens {max_new_tokens} that exceeds the LLM's "
-                        f"{self._llm.max_tokens}; shorten one of them",
-                    )
-                ]
-            )
-        prefix = None if prompt is None else torch.from_numpy(prompt.copy())
-        return self._llm.generate(prefix, text, max_new_tokens, self._stopped)

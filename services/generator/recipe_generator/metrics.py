@@ -1,6 +1,6 @@
 """Metrics of the generator, each declared once."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
 class GeneratorMetrics:
@@ -21,3 +21,11 @@ class GeneratorMetrics:
             registry=registry,
         )
         self.tokens = Counter("recipe_generator_tokens_total", "Tokens generated.", registry=registry)
+        self.inside = Gauge(
+            "recipe_generator_requests_inside", "Requests being answered or waiting for it.", registry=registry
+        )
+        self.refused = Counter(
+            "recipe_generator_requests_refused_total",
+            "Requests refused because too many were inside.",
+            registry=registry,
+        )

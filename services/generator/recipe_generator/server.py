@@ -1,23 +1,35 @@
 """A generator that listens: gRPC and metrics around one engine."""
 
 import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import grpc
 from prometheus_client import CollectorRegistry
 
+from recipe_common.errors import RecipeError
+from recipe_common.grpc_options import client_options
 from recipe_common.grpc_server import GrpcServer, build_server
 from recipe_common.metrics_server import MetricsServer, start_metrics_server
-from recipe_generator.engine import Engine, TransformersEngine
+from recipe_generator.admission import Admission
+from recipe_generator.engine import Decoding, Engine
 from recipe_generator.knowledge import KnowledgeSource
 from recipe_generator.metrics import GeneratorMetrics
-from recipe_generator.service import GeneratorService
+from recipe_generator.service import GeneratorService, Limits
 from recipe_generator.settings import ENV_PREFIX, GeneratorSettings
+from recipe_generator.transformers_engine import TransformersEngine
 from recipe_model.checkpoint import Checkpoint, read_checkpoint
 from recipe_model.language_model import LanguageModel
 from recipe_protos.generator.v1 import generator_pb2, generator_pb2_grpc
+from recipe_protos.retriever.v1 import retriever_pb2
+
+logger = logging.getLogger(__name__)
 
 SERVICE = generator_pb2.DESCRIPTOR.services_by_name["GeneratorService"].full_name
+RETRIEVER = retriever_pb2.DESCRIPTOR.services_by_name["RetrieverService"].full_name
+_PROBE_SECONDS = 1.0  # between two looks at an LLM that has failed
+_CLOSE_SECONDS = 1.0  # for what is left when no request is: health watches, refusals
 
 
 def load_engine(settings: GeneratorSettings) -> tuple[TransformersEngine, Checkpoint]:
@@ -25,7 +37,7 @@ def load_engine(settings: GeneratorSettings) -> tuple[TransformersEngine, Checkp
     checkpoint = read_checkpoint(settings.checkpoint)
     llm = LanguageModel.load(settings.llm or checkpoint.config.llm.model_id, settings.precision)
     checkpoint.require_llm(llm.identity)
-    return TransformersEngine(llm), checkpoint
+    return TransformersEngine(llm, settings.max_rows), checkpoint
 
 
 class GeneratorServer:
@@ -45,20 +57,21 @@ class GeneratorServer:
         self._port_settings = port_settings
         self._engine = engine
         self._checkpoint = checkpoint
-        # The engine takes one call at a time: more threads would only make all of them slower.
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="generate")
+        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
         self._channel: grpc.aio.Channel | None = None
         self.metrics_port = 0  # known once `start` has returned
         self._grpc: GrpcServer | None = None
         self._metrics: MetricsServer | None = None
+        self._admission: Admission | None = None
+        self._health: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
         """Bind, warm the LLM up, report SERVING; returns the gRPC port. Raises AddressUnavailableError."""
         registry = CollectorRegistry()
-        # A name may stand for several retrievers; without this option all calls would go to one of them.
-        balanced = [("grpc.lb_policy_name", "round_robin")]
-        self._channel = grpc.aio.insecure_channel(self._settings.retriever, balanced)
-        service = self._service(self._channel, GeneratorMetrics(registry))
+        metrics = GeneratorMetrics(registry)
+        self._channel = grpc.aio.insecure_channel(self._settings.retriever, options=client_options(RETRIEVER))
+        self._admission = Admission(self._settings.max_rows + self._settings.max_waiting, metrics)
+        service = self._service(self._channel, metrics, self._admission)
         self._grpc = build_server(
             host=self._settings.host,
             port=self._settings.port,
@@ -74,28 +87,58 @@ class GeneratorServer:
         )
         self.metrics_port = self._metrics.port
         await self._grpc.start()
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._executor, self._engine.generate, None, "Warm up", 1)
+        await self._write_something()
         await self._grpc.set_serving(True)
+        self._health = asyncio.create_task(self._follow_llm(self._grpc))
         return self._grpc.port
 
     async def stop(self) -> None:
-        """Drain and close; safe to call after a failed start."""
+        """Refuse new requests, let those inside end, close; safe to call after a failed start."""
+        if self._health is not None:
+            self._health.cancel()
+        if self._grpc is not None and self._admission is not None:
+            await self._grpc.set_serving(False)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._admission.until_empty(), self._settings.drain_seconds)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self._engine.stop)  # whoever is still inside is told
         if self._grpc is not None:
-            await self._grpc.stop(self._settings.drain_seconds)
-        self._engine.stop()
+            await self._grpc.stop(_CLOSE_SECONDS)
         if self._channel is not None:
             await self._channel.close()
         if self._metrics is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self._metrics.stop)
-        self._executor.shutdown()
+            await loop.run_in_executor(None, self._metrics.stop)
+        self._tokenizing.shutdown()
 
-    def _service(self, channel: grpc.aio.Channel, metrics: GeneratorMetrics) -> GeneratorService:
-        sizes = self._checkpoint.config.sizes
+    async def _follow_llm(self, server: GrpcServer) -> None:
+        """Serves only while the LLM works: after a failure it must write something again."""
+        while True:
+            await self._engine.failure()
+            while not await self._works():
+                await server.set_serving(False)
+                await asyncio.sleep(_PROBE_SECONDS)
+            await server.set_serving(True)
+
+    async def _works(self) -> bool:
+        try:
+            await self._write_something()
+        except RecipeError:
+            logger.warning("the LLM does not work; health is NOT_SERVING until it does")
+            return False
+        return True
+
+    async def _write_something(self) -> None:
+        ids = await asyncio.get_running_loop().run_in_executor(self._tokenizing, self._engine.token_ids, "Warm up")
+        async for _ in self._engine.write(None, ids, Decoding(max_new_tokens=2)):
+            pass
+
+    def _service(self, channel: grpc.aio.Channel, metrics: GeneratorMetrics, admission: Admission) -> GeneratorService:
+        settings, sizes = self._settings, self._checkpoint.config.sizes
         source = KnowledgeSource(
             channel,
             self._checkpoint.model_version,
             (sizes.prompt_tokens, sizes.llm_hidden),
-            self._settings.retriever_timeout_seconds,
+            settings.retriever_timeout_seconds,
         )
-        return GeneratorService(self._engine, source, metrics, self._executor, self._settings.max_new_tokens)
+        limits = Limits(settings.max_new_tokens, settings.request_seconds)
+        return GeneratorService(self._engine, source, metrics, admission, self._tokenizing, limits)

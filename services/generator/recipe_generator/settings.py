@@ -28,4 +28,9 @@ class GeneratorSettings(BaseSettings):
     )
     precision: Precision = Field(default="auto", description="weights: auto is bfloat16 where it is native")
     max_new_tokens: int = Field(default=512, ge=1, description="largest max_new_tokens of a request")
-    drain_seconds: float = Field(default=5.0, ge=0, description="time that running calls get to end at a stop")
+    max_rows: int = Field(default=32, ge=1, description="texts that are written at once")
+    max_waiting: int = Field(default=64, ge=0, description="requests beyond max_rows that may wait")
+    request_seconds: float = Field(default=60.0, gt=0, description="longest time for a request, whatever its deadline")
+    drain_seconds: float = Field(
+        default=60.0, ge=0, description="time that running requests get to end at a stop; request_seconds loses none"
+    )

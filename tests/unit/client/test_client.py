@@ -3,14 +3,23 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Event
 from typing import Any
 
 import grpc
 import pytest
 
+from recipe_client.cli import app
 from recipe_client.client import RecipeClient
 from recipe_client.publishing import PublishedEvent
-from recipe_common.errors import DeadlineExceededError, FailedPreconditionError, UnavailableError
+from recipe_common.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    RecipeError,
+    UnavailableError,
+)
+from recipe_protos.generator.v1 import generator_pb2, generator_pb2_grpc
 from recipe_protos.retriever.v1 import retriever_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2_grpc
 
@@ -87,3 +96,121 @@ def test_an_event_that_is_not_applied_in_time_is_named_with_what_to_look_at(othe
 def test_a_retriever_that_is_not_there_is_named() -> None:
     with RecipeClient("127.0.0.1:1") as client, pytest.raises(UnavailableError, match=r"retriever 127\.0\.0\.1:1"):
         client.wait_until_applied(EVENT, 5)
+
+
+class ScriptedGenerator(generator_pb2_grpc.GeneratorServiceServicer):
+    """Streams the text it was asked, word by word, then the answer, or waits for ever; keeps the requests."""
+
+    def __init__(self, *, endless: bool = False) -> None:
+        self.endless = endless
+        self.requests: list[generator_pb2.GenerateRequest] = []
+        self.cancelled = Event()
+
+    def Generate(self, request: generator_pb2.GenerateRequest, context: Any) -> generator_pb2.GenerateResponse:  # noqa: N802
+        self.requests.append(request)
+        return generator_pb2.GenerateResponse(text="answer")
+
+    def GenerateStream(  # noqa: N802
+        self, request: generator_pb2.GenerateStreamRequest, context: Any
+    ) -> Iterator[generator_pb2.GenerateStreamResponse]:
+        self.requests.append(request.request)
+        context.add_callback(self.cancelled.set)
+        for word in request.request.prompt.split():
+            yield generator_pb2.GenerateStreamResponse(text=word)
+        if self.endless:
+            self.cancelled.wait(20)
+        if not request.request.prompt:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many")
+        yield generator_pb2.GenerateStreamResponse(answer=generator_pb2.GenerateResponse(text=request.request.prompt))
+
+    def Compare(self, request: generator_pb2.CompareRequest, context: Any) -> generator_pb2.CompareResponse:  # noqa: N802
+        raise NotImplementedError
+
+
+@contextmanager
+def served(generator: ScriptedGenerator) -> Iterator[str]:
+    """The address of a server that serves the generator."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    generator_pb2_grpc.add_GeneratorServiceServicer_to_server(generator, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(0).wait()
+
+
+@contextmanager
+def client_of_generator(generator: ScriptedGenerator) -> Iterator[RecipeClient]:
+    with served(generator) as address, RecipeClient(generator=address) as client:
+        yield client
+
+
+def test_what_is_said_about_a_question_is_sent() -> None:
+    generator = ScriptedGenerator()
+    decoding = generator_pb2.Decoding(temperature=1, seed=3, stop=["x"])
+    with client_of_generator(generator) as client:
+        assert client.ask("Who?").text == "answer"
+        client.ask(
+            "Who?",
+            namespace="n",
+            knowledge=False,
+            answer_unedited=True,
+            max_new_tokens=5,
+            chat=True,
+            decoding=decoding,
+        )
+    assert generator.requests == [
+        generator_pb2.GenerateRequest(
+            prompt="Who?",
+            knowledge=generator_pb2.KNOWLEDGE_MODE_ON,
+            on_retriever_failure=generator_pb2.RETRIEVER_FAILURE_POLICY_FAIL,
+        ),
+        generator_pb2.GenerateRequest(
+            namespace="n",
+            messages=[generator_pb2.Message(role=generator_pb2.ROLE_USER, content="Who?")],
+            knowledge=generator_pb2.KNOWLEDGE_MODE_OFF,
+            on_retriever_failure=generator_pb2.RETRIEVER_FAILURE_POLICY_ANSWER_UNEDITED,
+            max_new_tokens=5,
+            decoding=decoding,
+        ),
+    ]
+
+
+def test_a_stream_comes_piece_by_piece_and_ends_with_the_answer() -> None:
+    with client_of_generator(ScriptedGenerator()) as client:
+        first, second, last = client.ask_stream("one two")
+    assert (first.text, second.text, last.answer.text) == ("one", "two", "one two")
+
+
+def test_a_stream_fails_with_a_domain_error() -> None:
+    with (
+        client_of_generator(ScriptedGenerator()) as client,
+        pytest.raises(RecipeError, match="RESOURCE_EXHAUSTED: too many"),
+    ):
+        list(client.ask_stream(""))
+
+
+def test_a_stream_that_is_closed_is_cancelled() -> None:
+    generator = ScriptedGenerator(endless=True)
+    with client_of_generator(generator) as client:
+        events = client.ask_stream("one")
+        assert next(events).text == "one"
+        assert not generator.cancelled.is_set()
+        events.close()
+        assert generator.cancelled.wait(20)
+
+
+def test_recipe_ask_prints_a_stream_and_sends_how_to_decode(capsys: pytest.CaptureFixture[str]) -> None:
+    generator = ScriptedGenerator()
+    with served(generator) as address:
+        decoding = ["--temperature", "0.5", "--top-p", "0.9", "--seed", "4", "--stop", "a", "--stop", "b"]
+        app(["ask", "one two", "--stream", "--generator", address, *decoding], standalone_mode=False)
+    assert capsys.readouterr().out.startswith("onetwo\n")
+    (request,) = generator.requests
+    assert request.decoding == generator_pb2.Decoding(temperature=0.5, top_p=0.9, seed=4, stop=["a", "b"])
+
+
+def test_recipe_ask_streams_either_text_or_json() -> None:
+    with pytest.raises(InvalidArgumentError, match="stream: give either --stream or --json"):
+        app(["ask", "x", "--stream", "--json"], standalone_mode=False)

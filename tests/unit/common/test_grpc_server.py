@@ -12,7 +12,9 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from recipe_common import grpc_server
 from recipe_common.errors import AddressUnavailableError, UnavailableError
+from recipe_common.grpc_options import MAX_REQUEST_BYTES, client_options
 from recipe_common.grpc_server import GrpcServer, build_server
+from recipe_common.interceptors import ErrorInterceptor
 from recipe_protos.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -198,6 +200,57 @@ def test_two_servers_never_share_a_port() -> None:
                 build_server(port=server.port, port_setting="PORT", service_names=[], register=lambda _: None)
 
     asyncio.run(scenario())
+
+
+def test_a_message_that_is_larger_than_either_side_allows_is_refused() -> None:
+    async def scenario(size: int, **limits: int) -> grpc.StatusCode:
+        servicer = SlowServicer()
+        servicer.finish.set()
+        options = [option for option in client_options(SERVICE) if option[0].removeprefix("grpc.") not in limits]
+        options += [(f"grpc.{name}", value) for name, value in limits.items()]
+        async with running(servicer) as (server, _):
+            await server.set_serving(True)
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=options) as channel:
+                stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
+                try:
+                    await stub.Retrieve(retriever_pb2.RetrieveRequest(query="x" * size))
+                except grpc.aio.AioRpcError as error:
+                    return error.code()
+                return grpc.StatusCode.OK
+
+    too_large = MAX_REQUEST_BYTES + 1
+    assert asyncio.run(scenario(MAX_REQUEST_BYTES - 100)) is grpc.StatusCode.OK
+    assert asyncio.run(scenario(too_large)) is grpc.StatusCode.RESOURCE_EXHAUSTED  # by the client
+    by_the_server = asyncio.run(scenario(too_large, max_send_message_length=-1))
+    assert by_the_server is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_client_repeats_what_a_server_that_starts_refuses() -> None:
+    async def scenario() -> str:
+        servicer = SlowServicer()
+        servicer.finish.set()
+        async with running(servicer) as (server, _):
+            options = client_options(SERVICE)
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=options) as channel:
+                stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
+                await channel.channel_ready()
+                asked = asyncio.ensure_future(stub.Retrieve(retriever_pb2.RetrieveRequest()))
+                await refused.wait()
+                await server.set_serving(True)
+                return (await asked).model_version
+
+    refused = asyncio.Event()
+    require = ErrorInterceptor._require_serving
+
+    def noticed(interceptor: ErrorInterceptor) -> None:
+        try:
+            require(interceptor)
+        finally:
+            refused.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ErrorInterceptor, "_require_serving", noticed)
+        assert asyncio.run(scenario()) == "slow"
 
 
 def test_calls_are_refused_while_the_server_does_not_serve() -> None:

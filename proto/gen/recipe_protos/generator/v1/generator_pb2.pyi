@@ -3,9 +3,11 @@
 isort:skip_file
 From text to the language model's continuation, with live knowledge applied where it fits."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from recipe_protos.retriever.v1 import retriever_pb2 as _retriever_pb2
 import builtins as _builtins
@@ -79,6 +81,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """`max_new_tokens` tokens were generated."""
     FINISH_REASON_END_OF_TEXT: _FinishReason.ValueType  # 2
     """The language model ended the text itself."""
+    FINISH_REASON_STOP_SEQUENCE: _FinishReason.ValueType  # 3
+    """One of the request's stop sequences was written."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """FinishReason says why generation stopped."""
@@ -89,7 +93,37 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 1
 """`max_new_tokens` tokens were generated."""
 FINISH_REASON_END_OF_TEXT: FinishReason.ValueType  # 2
 """The language model ended the text itself."""
+FINISH_REASON_STOP_SEQUENCE: FinishReason.ValueType  # 3
+"""One of the request's stop sequences was written."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
+
+class _Role:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROLE_UNSPECIFIED: _Role.ValueType  # 0
+    """Refused by a server."""
+    ROLE_SYSTEM: _Role.ValueType  # 1
+    """Instructions to the language model."""
+    ROLE_USER: _Role.ValueType  # 2
+    """The person who asks."""
+    ROLE_ASSISTANT: _Role.ValueType  # 3
+    """The language model."""
+
+class Role(_Role, metaclass=_RoleEnumTypeWrapper):
+    """Role says who speaks in a conversation."""
+
+ROLE_UNSPECIFIED: Role.ValueType  # 0
+"""Refused by a server."""
+ROLE_SYSTEM: Role.ValueType  # 1
+"""Instructions to the language model."""
+ROLE_USER: Role.ValueType  # 2
+"""The person who asks."""
+ROLE_ASSISTANT: Role.ValueType  # 3
+"""The language model."""
+Global___Role: _TypeAlias = Role  # noqa: Y015
 
 class _KnowledgeStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -124,8 +158,74 @@ KNOWLEDGE_STATUS_UNEDITED_DEGRADED: KnowledgeStatus.ValueType  # 4
 Global___KnowledgeStatus: _TypeAlias = KnowledgeStatus  # noqa: Y015
 
 @_typing.final
+class Message(_message.Message):
+    """Message is one turn of a conversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    role: Global___Role.ValueType
+    """Who speaks. Required."""
+    content: _builtins.str
+    """What is said. Required."""
+    def __init__(
+        self,
+        *,
+        role: Global___Role.ValueType = ...,
+        content: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Message: _TypeAlias = Message  # noqa: Y015
+
+@_typing.final
+class Decoding(_message.Message):
+    """Decoding says how tokens are chosen and what ends the text besides its length."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    TOP_P_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
+    temperature: _builtins.float
+    """0 takes the most likely token each time; from 0.01 to 2 tokens are drawn, the more freely the higher. Unitless."""
+    top_p: _builtins.float
+    """Draw among the most likely tokens that together have this probability, greater than 0 and at most 1. 0 means 1. Without
+    effect at temperature 0.
+    """
+    seed: _builtins.int
+    """Where drawing starts: with the same seed the same request gives the same text. Unset means a new one each time."""
+    @_builtins.property
+    def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The text ends in front of the first of these that is written. At most 8, of 1 to 64 characters each."""
+
+    def __init__(
+        self,
+        *,
+        temperature: _builtins.float = ...,
+        top_p: _builtins.float = ...,
+        seed: _builtins.int | None = ...,
+        stop: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
+    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+
+Global___Decoding: _TypeAlias = Decoding  # noqa: Y015
+
+@_typing.final
 class GenerateRequest(_message.Message):
-    """GenerateRequest is one text to continue."""
+    """GenerateRequest is one text to continue, or one conversation to answer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -135,11 +235,14 @@ class GenerateRequest(_message.Message):
     KNOWLEDGE_FIELD_NUMBER: _builtins.int
     ON_RETRIEVER_FAILURE_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    DECODING_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The base of knowledge to use. Empty means "default"."""
     prompt: _builtins.str
-    """The question or text to continue. Required; at most 32,000 characters, no more tokens than the language model's
-    context has room for and, unless knowledge is off, no more than the text encoder reads (510 with the default one).
+    """The question or text to continue. Required unless messages are given; at most 32,000 characters, no more tokens than the
+    language model's context has room for and, unless knowledge is off, no more than the text encoder reads (510 with the
+    default one).
     """
     max_new_tokens: _builtins.int
     """Largest number of tokens to generate. 0 means the server's default, 32."""
@@ -151,6 +254,17 @@ class GenerateRequest(_message.Message):
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Only facts that are valid at this instant are used, UTC. Unset means now."""
 
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
+        """A conversation to answer, in place of prompt; the last message is the user's. It is laid out by the language model's chat
+        template; knowledge is looked up for the last message and put in front of everything. Limits as for prompt, for all
+        messages together.
+        """
+
+    @_builtins.property
+    def decoding(self) -> Global___Decoding:
+        """How tokens are chosen. Unset means the most likely ones."""
+
     def __init__(
         self,
         *,
@@ -160,10 +274,12 @@ class GenerateRequest(_message.Message):
         knowledge: Global___KnowledgeMode.ValueType = ...,
         on_retriever_failure: Global___RetrieverFailurePolicy.ValueType = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        messages: _abc.Iterable[Global___Message] | None = ...,
+        decoding: Global___Decoding | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "decoding", b"decoding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "knowledge", b"knowledge", "max_new_tokens", b"max_new_tokens", "namespace", b"namespace", "on_retriever_failure", b"on_retriever_failure", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "decoding", b"decoding", "knowledge", b"knowledge", "max_new_tokens", b"max_new_tokens", "messages", b"messages", "namespace", b"namespace", "on_retriever_failure", b"on_retriever_failure", "prompt", b"prompt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -208,6 +324,68 @@ class GenerateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
+
+@_typing.final
+class GenerateStreamRequest(_message.Message):
+    """GenerateStreamRequest asks for an answer while it is written."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> Global___GenerateRequest:
+        """What is asked. Required."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___GenerateRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateStreamRequest: _TypeAlias = GenerateStreamRequest  # noqa: Y015
+
+@_typing.final
+class GenerateStreamResponse(_message.Message):
+    """GenerateStreamResponse is one event of an answer that is being written: first knowledge, then any number of texts, last
+    the answer.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KNOWLEDGE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The next piece of the text, never empty and always whole characters."""
+    @_builtins.property
+    def knowledge(self) -> Global___Knowledge:
+        """The decision about knowledge, sent before the first token is generated."""
+
+    @_builtins.property
+    def answer(self) -> Global___GenerateResponse:
+        """The whole answer; its text is that of all pieces together."""
+
+    def __init__(
+        self,
+        *,
+        knowledge: Global___Knowledge | None = ...,
+        text: _builtins.str = ...,
+        answer: Global___GenerateResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "event", b"event", "knowledge", b"knowledge", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "event", b"event", "knowledge", b"knowledge", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["knowledge", "text", "answer"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___GenerateStreamResponse: _TypeAlias = GenerateStreamResponse  # noqa: Y015
 
 @_typing.final
 class Knowledge(_message.Message):
@@ -303,10 +481,12 @@ class CompareRequest(_message.Message):
     MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
     ON_RETRIEVER_FAILURE_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    DECODING_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The base of knowledge to use. Empty means "default"."""
     prompt: _builtins.str
-    """The question or text to continue. Required; limits as in GenerateRequest."""
+    """The question or text to continue. Required unless messages are given; limits as in GenerateRequest."""
     max_new_tokens: _builtins.int
     """Largest number of tokens to generate for each answer. 0 means the server's default, 32."""
     on_retriever_failure: Global___RetrieverFailurePolicy.ValueType
@@ -314,6 +494,14 @@ class CompareRequest(_message.Message):
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Only facts that are valid at this instant are used, UTC. Unset means now."""
+
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
+        """A conversation to answer, in place of prompt, as in GenerateRequest."""
+
+    @_builtins.property
+    def decoding(self) -> Global___Decoding:
+        """How tokens are chosen, for both answers with the same seed. Unset means the most likely ones."""
 
     def __init__(
         self,
@@ -323,10 +511,12 @@ class CompareRequest(_message.Message):
         max_new_tokens: _builtins.int = ...,
         on_retriever_failure: Global___RetrieverFailurePolicy.ValueType = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        messages: _abc.Iterable[Global___Message] | None = ...,
+        decoding: Global___Decoding | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "decoding", b"decoding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "max_new_tokens", b"max_new_tokens", "namespace", b"namespace", "on_retriever_failure", b"on_retriever_failure", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "decoding", b"decoding", "max_new_tokens", b"max_new_tokens", "messages", b"messages", "namespace", b"namespace", "on_retriever_failure", b"on_retriever_failure", "prompt", b"prompt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -32,7 +32,11 @@ class GeneratorServiceStub(object):
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time; UNAVAILABLE while
     the service warms up or drains, or while the retriever is down and the request's policy is to fail;
-    FAILED_PRECONDITION when retriever and generator were given different model versions.
+    FAILED_PRECONDITION when retriever and generator were given different model versions, or when a conversation is sent to a
+    language model without a chat template.
+
+    A text is the same whatever else is generated at the same time: on one machine, equal requests with equal seeds give equal
+    texts, with Generate, GenerateStream and Compare alike.
     """
 
     def __init__(self, channel):
@@ -45,6 +49,11 @@ class GeneratorServiceStub(object):
                 '/recipe_protos.generator.v1.GeneratorService/Generate',
                 request_serializer=recipe__protos_dot_generator_dot_v1_dot_generator__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=recipe__protos_dot_generator_dot_v1_dot_generator__pb2.GenerateResponse.FromString,
+                _registered_method=True)
+        self.GenerateStream = channel.unary_stream(
+                '/recipe_protos.generator.v1.GeneratorService/GenerateStream',
+                request_serializer=recipe__protos_dot_generator_dot_v1_dot_generator__pb2.GenerateStreamRequest.SerializeToString,
+                response_deserializer=recipe__protos_dot_generator_dot_v1_dot_generator__pb2.GenerateStreamResponse.FromString,
                 _registered_method=True)
         self.Compare = channel.unary_unary(
                 '/recipe_protos.generator.v1.GeneratorService/Compare',
@@ -60,11 +69,22 @@ class GeneratorServiceServicer(object):
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time; UNAVAILABLE while
     the service warms up or drains, or while the retriever is down and the request's policy is to fail;
-    FAILED_PRECONDITION when retriever and generator were given different model versions.
+    FAILED_PRECONDITION when retriever and generator were given different model versions, or when a conversation is sent to a
+    language model without a chat template.
+
+    A text is the same whatever else is generated at the same time: on one machine, equal requests with equal seeds give equal
+    texts, with Generate, GenerateStream and Compare alike.
     """
 
     def Generate(self, request, context):
         """Generate continues one text.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateStream(self, request, context):
+        """GenerateStream does what Generate does and sends the text while it is written. Cancelling the call stops the work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +104,11 @@ def add_GeneratorServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=recipe__protos_dot_generator_dot_v1_dot_generator__pb2.GenerateRequest.FromString,
                     response_serializer=recipe__protos_dot_generator_dot_v1_dot_generator__pb2.GenerateResponse.SerializeToString,
+            ),
+            'GenerateStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.GenerateStream,
+                    request_deserializer=recipe__protos_dot_generator_dot_v1_dot_generator__pb2.GenerateStreamRequest.FromString,
+                    response_serializer=recipe__protos_dot_generator_dot_v1_dot_generator__pb2.GenerateStreamResponse.SerializeToString,
             ),
             'Compare': grpc.unary_unary_rpc_method_handler(
                     servicer.Compare,
@@ -105,7 +130,11 @@ class GeneratorService(object):
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time; UNAVAILABLE while
     the service warms up or drains, or while the retriever is down and the request's policy is to fail;
-    FAILED_PRECONDITION when retriever and generator were given different model versions.
+    FAILED_PRECONDITION when retriever and generator were given different model versions, or when a conversation is sent to a
+    language model without a chat template.
+
+    A text is the same whatever else is generated at the same time: on one machine, equal requests with equal seeds give equal
+    texts, with Generate, GenerateStream and Compare alike.
     """
 
     @staticmethod
@@ -125,6 +154,33 @@ class GeneratorService(object):
             '/recipe_protos.generator.v1.GeneratorService/Generate',
             recipe__protos_dot_generator_dot_v1_dot_generator__pb2.GenerateRequest.SerializeToString,
             recipe__protos_dot_generator_dot_v1_dot_generator__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/recipe_protos.generator.v1.GeneratorService/GenerateStream',
+            recipe__protos_dot_generator_dot_v1_dot_generator__pb2.GenerateStreamRequest.SerializeToString,
+            recipe__protos_dot_generator_dot_v1_dot_generator__pb2.GenerateStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,7 +33,11 @@ class GeneratorServiceStub:
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time; UNAVAILABLE while
     the service warms up or drains, or while the retriever is down and the request's policy is to fail;
-    FAILED_PRECONDITION when retriever and generator were given different model versions.
+    FAILED_PRECONDITION when retriever and generator were given different model versions, or when a conversation is sent to a
+    language model without a chat template.
+
+    A text is the same whatever else is generated at the same time: on one machine, equal requests with equal seeds give equal
+    texts, with Generate, GenerateStream and Compare alike.
     """
 
     @_typing.overload
@@ -42,6 +46,8 @@ class GeneratorServiceStub:
     def __new__(cls, channel: _aio.Channel) -> GeneratorServiceAsyncStub: ...
     Generate: _grpc.UnaryUnaryMultiCallable[_generator_pb2.GenerateRequest, _generator_pb2.GenerateResponse]
     """Generate continues one text."""
+    GenerateStream: _grpc.UnaryStreamMultiCallable[_generator_pb2.GenerateStreamRequest, _generator_pb2.GenerateStreamResponse]
+    """GenerateStream does what Generate does and sends the text while it is written. Cancelling the call stops the work."""
     Compare: _grpc.UnaryUnaryMultiCallable[_generator_pb2.CompareRequest, _generator_pb2.CompareResponse]
     """Compare continues the same text with and without knowledge."""
 
@@ -53,12 +59,18 @@ class GeneratorServiceAsyncStub(GeneratorServiceStub):
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time; UNAVAILABLE while
     the service warms up or drains, or while the retriever is down and the request's policy is to fail;
-    FAILED_PRECONDITION when retriever and generator were given different model versions.
+    FAILED_PRECONDITION when retriever and generator were given different model versions, or when a conversation is sent to a
+    language model without a chat template.
+
+    A text is the same whatever else is generated at the same time: on one machine, equal requests with equal seeds give equal
+    texts, with Generate, GenerateStream and Compare alike.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryUnaryMultiCallable[_generator_pb2.GenerateRequest, _generator_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generate continues one text."""
+    GenerateStream: _aio.UnaryStreamMultiCallable[_generator_pb2.GenerateStreamRequest, _generator_pb2.GenerateStreamResponse]  # type: ignore[assignment]
+    """GenerateStream does what Generate does and sends the text while it is written. Cancelling the call stops the work."""
     Compare: _aio.UnaryUnaryMultiCallable[_generator_pb2.CompareRequest, _generator_pb2.CompareResponse]  # type: ignore[assignment]
     """Compare continues the same text with and without knowledge."""
 
@@ -69,7 +81,11 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time; UNAVAILABLE while
     the service warms up or drains, or while the retriever is down and the request's policy is to fail;
-    FAILED_PRECONDITION when retriever and generator were given different model versions.
+    FAILED_PRECONDITION when retriever and generator were given different model versions, or when a conversation is sent to a
+    language model without a chat template.
+
+    A text is the same whatever else is generated at the same time: on one machine, equal requests with equal seeds give equal
+    texts, with Generate, GenerateStream and Compare alike.
     """
 
     @_abc_1.abstractmethod
@@ -79,6 +95,14 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_generator_pb2.GenerateResponse, _abc.Awaitable[_generator_pb2.GenerateResponse]]:
         """Generate continues one text."""
+
+    @_abc_1.abstractmethod
+    def GenerateStream(
+        self,
+        request: _generator_pb2.GenerateStreamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_generator_pb2.GenerateStreamResponse], _abc.AsyncIterator[_generator_pb2.GenerateStreamResponse]]:
+        """GenerateStream does what Generate does and sends the text while it is written. Cancelling the call stops the work."""
 
     @_abc_1.abstractmethod
     def Compare(

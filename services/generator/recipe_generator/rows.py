@@ -1,0 +1,142 @@
+"""Texts that the LLM continues together, each getting to the last bit the logits that it would get alone.
+
+What a matrix product returns for one row depends on how many rows stand beside it, because that number decides in which
+order a sum is taken. In bfloat16 this is enough to change words. So each text is read alone, and keeps keys and values
+of its own, which it attends to alone, without padding. Only the layers that treat every token by itself are shared.
+Of these, a linear layer takes several rows at once where that was seen to change no bit, and else one after the other.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, pad
+from torch.overrides import TorchFunctionMode
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from recipe_model.language_model import LanguageModel
+
+BLOCK = 8  # rows that one matrix product takes; fewer are filled up
+_ATTENTION = "sdpa_by_row"
+
+
+class RowDecoder:
+    """Runs one LLM, which it keeps for itself; one call at a time."""
+
+    def __init__(self, llm: LanguageModel) -> None:
+        self._llm = llm
+        llm.model.set_attn_implementation(_ATTENTION)
+        weights = {(module.weight.shape, module.weight.dtype): module.weight for module in _linears(llm.model)}
+        self._linears = _LinearByBlock(shape for (shape, _), weight in weights.items() if blocks_keep_bits(weight))
+
+    def read(self, prompt: npt.NDArray[np.float16] | None, ids: Sequence[int]) -> tuple[DynamicCache, Tensor]:
+        """Read a text behind an optional continuous prompt [l, d]: its cache, and the logits [v] of what comes next."""
+        prefix = None if prompt is None else torch.from_numpy(prompt.copy())
+        cache = DynamicCache(config=self._llm.model.config)
+        with torch.inference_mode():
+            inputs = self._llm.inputs(prefix, ids)
+            output = self._llm.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return cache, output.logits[0, -1]
+
+    def step(self, caches: Sequence[DynamicCache], tokens: Sequence[int]) -> Tensor:
+        """Append a token to each of b texts: the logits [b, v] of what comes next."""
+        device = self._llm.model.device
+        positions = torch.tensor([[cache.get_seq_length()] for cache in caches], device=device)
+        ids = torch.tensor(tokens, device=device).unsqueeze(1)  # [b, 1]
+        with torch.inference_mode(), self._linears:
+            output = self._llm.model(
+                input_ids=ids, position_ids=positions, past_key_values=_RowCaches(caches), use_cache=True
+            )
+        return output.logits[:, -1]  # type: ignore[no-any-return]
+
+
+class _RowCaches:
+    """The part of transformers' cache that its models use, for rows of different lengths."""
+
+    def __init__(self, rows: Sequence[DynamicCache]) -> None:
+        self._rows = rows
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: object) -> tuple[list[Tensor], list[Tensor]]:
+        """Append one position [b, h, 1, d] and return each row's own keys and values [1, h, t, d]."""
+        new = zip(self._rows, keys.chunk(len(keys)), values.chunk(len(values)), strict=True)
+        rows = [row.update(key, value, layer) for row, key, value in new]
+        return [key for key, _ in rows], [value for _, value in rows]
+
+    def get_query_offset(self, _layer: int) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int, _layer: int) -> tuple[int, int]:
+        """As of an empty cache: a token that attends to all of its own row needs no mask."""
+        return query_length, 0
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor | list[Tensor],
+    value: Tensor | list[Tensor],
+    attention_mask: Tensor | None,
+    **options: Any,  # noqa: ANN401 (transformers decides what they are)
+) -> tuple[Tensor, None]:
+    """Attention as transformers does it; row by row where the keys come from _RowCaches."""
+    if isinstance(key, Tensor) and isinstance(value, Tensor):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    rows = zip(query.chunk(len(query)), key, value, strict=True)
+    return torch.cat([sdpa_attention_forward(module, *row, None, **options)[0] for row in rows]), None
+
+
+AttentionInterface.register(_ATTENTION, _attend)
+AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
+
+
+class _LinearByBlock(TorchFunctionMode):
+    """While entered, linear layers take the rows [b, 1, n] of a batch in blocks, or one by one."""
+
+    def __init__(self, in_blocks: Iterable[torch.Size]) -> None:
+        super().__init__()
+        self._in_blocks = frozenset(in_blocks)
+
+    def __torch_function__(  # torch calls it for every function that it is about to run
+        self,
+        function: Callable[..., Any],
+        _types: object,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        if function is not linear or len(args[0]) == 1:
+            return function(*args, **(kwargs or {}))
+        rows, weight, *bias = args
+        if weight.shape not in self._in_blocks:
+            return torch.cat([linear(row, weight, *bias) for row in rows.chunk(len(rows))])
+        filling = rows[:1].expand(-len(rows) % BLOCK, *rows.shape[1:])
+        filled = torch.cat([rows, filling])
+        blocks = filled.chunk(len(filled) // BLOCK)
+        return torch.cat([linear(block, weight, *bias) for block in blocks])[: len(rows)]
+
+
+def blocks_keep_bits(weight: Tensor) -> bool:
+    """Whether a linear layer with such a weight [n, k] gives each of a block's rows the bits it gets alone.
+
+    Tried with sums that nearly cancel: where the order of additions differs, so do most of the results, even when they
+    are rounded to bfloat16. Of the order that a product takes, the values know nothing.
+    """
+    n, k = weight.shape
+    random = torch.Generator().manual_seed(0)
+    half = torch.randn(n, k // 2, generator=random).to(weight)
+    probe = pad(torch.cat([half, half], dim=-1), (0, k % 2))  # [n, k]
+    row = torch.randn(4 * BLOCK, 1, k // 2, generator=random)
+    noise = 2e-3 * torch.randn(4 * BLOCK, 1, 2 * (k // 2), generator=random)
+    rows = pad(torch.cat([row, -row], dim=-1) + noise, (0, k % 2)).to(weight)  # [4 blocks, 1, k]
+    with torch.inference_mode():
+        together = torch.cat([linear(block, probe) for block in rows.chunk(4)])
+        alone = torch.cat([linear(row, probe) for row in rows.chunk(len(rows))])
+    return torch.equal(together, alone)
+
+
+def _linears(model: nn.Module) -> list[nn.Linear]:
+    return [module for module in model.modules() if isinstance(module, nn.Linear)]

@@ -1,0 +1,118 @@
+"""Rows get the bits that they get alone, from plain transformers, whoever stands beside them."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+
+from recipe_generator import rows
+from recipe_generator.rows import RowDecoder, blocks_keep_bits
+from recipe_model.identity import identify
+from recipe_model.language_model import LanguageModel
+from tiny_models import VOCABULARY, byte_tokenizer
+
+NEW_TOKENS = 6
+HIDDEN = 576  # as the default LLM's: smaller sums are taken in one order only
+TEXTS = [f"The {number}th mayor of Aville " + "never once " * (number % 5) + "is" for number in range(20)]
+
+
+def make_llm(dtype: torch.dtype) -> LanguageModel:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=HIDDEN,
+        num_hidden_layers=2,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        intermediate_size=1536,
+        initializer_range=0.1,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    model = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+    module: nn.Module = model
+    module.to(dtype).eval()
+    return LanguageModel(model, byte_tokenizer(marked=False), identify("wide-llm", model))
+
+
+def some_prompt(number: int) -> Tensor | None:
+    """A continuous prompt for two texts of three."""
+    random = torch.Generator().manual_seed(number)
+    return torch.randn(2 + number % 3, HIDDEN, generator=random).half() if number % 3 else None
+
+
+def plain(llm: LanguageModel, number: int) -> tuple[list[int], Tensor]:
+    """The tokens of transformers' own greedy generation of one text, and the logits [t, v] behind them."""
+    inputs = llm.inputs(some_prompt(number), llm.token_ids(TEXTS[number]))
+    with torch.inference_mode():
+        done = llm.model.generate(  # type: ignore[operator]
+            **inputs,
+            max_new_tokens=NEW_TOKENS,
+            min_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    return done.sequences[0, -NEW_TOKENS:].tolist(), torch.cat(done.logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_that_come_and_go_get_the_logits_of_plain_transformers(dtype: torch.dtype) -> None:
+    expected = [plain(make_llm(dtype), number) for number in range(len(TEXTS))]
+    llm = make_llm(dtype)
+    decoder = RowDecoder(llm)
+    waiting = list(range(len(TEXTS)))
+    running: list[tuple[int, DynamicCache, int]] = []  # number, what is kept, tokens so far
+    sizes = set()
+
+    while waiting or running:
+        # A new row at every step, three more at each third: the batch grows and shrinks all the time.
+        for _ in range(4 if len(waiting) % 3 else 1):
+            if waiting:
+                number = waiting.pop()
+                prompt = some_prompt(number)
+                ids = llm.token_ids(TEXTS[number])
+                cache, logits = decoder.read(None if prompt is None else prompt.numpy(), ids)
+                assert torch.equal(logits.float(), expected[number][1][0])
+                running.append((number, cache, 1))
+        sizes.add(len(running))
+        tokens = [expected[number][0][count - 1] for number, _, count in running]
+        together = decoder.step([cache for _, cache, _ in running], tokens)
+        for (number, _, count), logits in zip(running, together, strict=True):
+            assert torch.equal(logits.float(), expected[number][1][count]), (number, count, len(running))
+        running = [(number, cache, count + 1) for number, cache, count in running if count + 1 < NEW_TOKENS]
+
+    assert max(sizes) > rows.BLOCK
+    assert len(sizes) > 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_that_adds_up_in_another_order_for_more_rows_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    weight = torch.empty(64, 576, dtype=dtype)
+
+    def one_by_one(batch: Tensor, other: Tensor) -> Tensor:
+        return torch.cat([torch.nn.functional.linear(row, other) for row in batch.chunk(len(batch))])
+
+    def backwards_when_several(batch: Tensor, other: Tensor) -> Tensor:
+        return one_by_one(batch, other) if len(batch) == 1 else one_by_one(batch.flip(-1), other.flip(-1))
+
+    monkeypatch.setattr(rows, "linear", one_by_one)
+    assert blocks_keep_bits(weight)
+    monkeypatch.setattr(rows, "linear", backwards_when_several)
+    assert not blocks_keep_bits(weight)
+
+
+def test_a_weight_of_odd_length_can_be_tried() -> None:
+    assert blocks_keep_bits(torch.empty(5, 1))
+
+
+def test_the_model_is_never_changed() -> None:
+    llm = make_llm(torch.float32)
+    before = {name: value.clone() for name, value in llm.model.state_dict().items()}
+    decoder = RowDecoder(llm)
+    caches = [decoder.read(None, llm.token_ids(text))[0] for text in TEXTS[:3]]
+    decoder.step(caches, [5, 6, 7])
+    assert all(torch.equal(value, before[name]) for name, value in llm.model.state_dict().items())

@@ -1,0 +1,264 @@
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import torch
+
+from generation_harness import TEXT, Gate, some_prompt
+from recipe_common.errors import FailedPreconditionError, RecipeError, UnavailableError
+from recipe_generator.engine import Decoding, Finish, Piece, Prompt, Turn
+from recipe_generator.server import load_engine
+from recipe_generator.settings import GeneratorSettings
+from recipe_generator.transformers_engine import TransformersEngine
+from recipe_model.errors import CheckpointError
+from tiny_models import make_language_model, save_llm, save_tiny_checkpoint
+
+Result = TypeVar("Result")
+
+TEXTS = [f"{'So ' * (number % 4)}the {number}. mayor of Aville is" for number in range(9)]
+
+
+@pytest.fixture
+def engine() -> Iterator[TransformersEngine]:
+    running = TransformersEngine(make_language_model(), max_rows=4)
+    yield running
+    running.stop()
+
+
+async def write(
+    engine: TransformersEngine, text: str = TEXT, prompt: Prompt | None = None, tokens: int = 8, **decoding: Any
+) -> list[Piece]:
+    ids = engine.token_ids(text)
+    return [piece async for piece in engine.write(prompt, ids, Decoding(tokens, **decoding))]
+
+
+def text_of(pieces: list[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)
+
+
+def run(scenario: Callable[[], Awaitable[Result]]) -> Result:
+    async def in_time() -> Result:
+        async with asyncio.timeout(30):
+            return await scenario()
+
+    return asyncio.run(in_time())
+
+
+def test_texts_written_together_are_those_of_plain_transformers(engine: TransformersEngine) -> None:
+    async def scenario() -> list[list[Piece]]:
+        asked = [write(engine, text, some_prompt(n) if n % 2 else None, 5 + n) for n, text in enumerate(TEXTS)]
+        return await asyncio.gather(*asked)
+
+    written = run(scenario)
+
+    llm = make_language_model()
+    for number, (text, pieces) in enumerate(zip(TEXTS, written, strict=True)):
+        prompt = torch.from_numpy(some_prompt(number)) if number % 2 else None
+        plain = llm.generate(prompt, text, 5 + number)
+        assert (text_of(pieces), pieces[-1].tokens) == (plain.text, plain.generated_tokens)
+        assert pieces[-1].finish is (Finish.END_OF_TEXT if plain.ended else Finish.LENGTH)
+        assert all(piece.finish is None for piece in pieces[:-1])
+
+
+def test_a_prompt_of_read_only_bytes_is_applied(engine: TransformersEngine) -> None:
+    prompt = np.frombuffer(some_prompt().tobytes(), dtype="<f2").reshape(some_prompt().shape)
+    text = text_of(run(lambda: write(engine, prompt=prompt)))
+    llm = make_language_model()
+    assert text == llm.generate(torch.from_numpy(some_prompt()), TEXT, 8).text != llm.generate(None, TEXT, 8).text
+
+
+def test_a_text_comes_token_by_token(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(engine._llm)
+    # A random model's tokens are often halves of characters, which are held back.
+    monkeypatch.setattr(engine._llm, "text", lambda ids: "".join(f"<{token}>" for token in ids))
+
+    async def scenario() -> list[int]:
+        async with aclosing(engine.write(None, engine.token_ids(TEXT), Decoding(5))) as pieces:
+            begun = []
+            for number in range(1, 6):
+                coming = asyncio.ensure_future(anext(pieces))
+                await gate.until_begun(number)
+                gate.let_one_pass()
+                piece = await coming
+                assert piece.tokens == number
+                begun.append(gate.begun)
+            return begun
+
+    # The piece of a token is there before the step after the next one has begun.
+    assert all(begun <= number + 1 for number, begun in enumerate(run(scenario), start=1))
+
+
+def test_a_text_that_is_given_up_ends_within_a_step_and_the_others_go_on(engine: TransformersEngine) -> None:
+    gate = Gate(engine._llm)
+    sizes: list[int] = []
+    step = engine._decoder.step
+    engine._decoder.step = lambda caches, tokens: sizes.append(len(caches)) or step(caches, tokens)  # type: ignore[method-assign, func-returns-value]
+
+    async def scenario() -> list[Piece]:
+        kept = asyncio.create_task(write(engine, tokens=6))
+        await gate.until_begun(1)
+        given_up = asyncio.create_task(write(engine, tokens=200))
+        for number in (1, 2, 3):  # the first text is read and continued, then the second one is read
+            await gate.until_begun(number)
+            await asyncio.sleep(0.01)  # the second text waits by now
+            gate.let_one_pass()
+        await gate.until_begun(4)  # the first step of both is running
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        gate.open()
+        return await kept
+
+    pieces = run(scenario)
+
+    assert sizes == [1, 2, 1, 1, 1]
+    assert text_of(pieces) == make_language_model().generate(None, TEXT, 6).text
+
+
+def test_a_text_that_is_given_up_while_it_waits_is_never_read(engine: TransformersEngine) -> None:
+    gate = Gate(engine._llm)
+
+    async def scenario() -> None:
+        full = [asyncio.create_task(write(engine, tokens=1)) for _ in range(1)]
+        await gate.until_begun(1)
+        waiting = asyncio.create_task(write(engine, tokens=50))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        gate.open()
+        await asyncio.gather(*full)
+        await write(engine, tokens=1)
+
+    run(scenario)
+
+    assert gate.begun == 2
+
+
+def test_the_event_loop_runs_while_the_model_computes(engine: TransformersEngine) -> None:
+    gate = Gate(engine._llm)
+
+    async def scenario() -> None:
+        writing = asyncio.create_task(write(engine))
+        await gate.until_begun(1)  # this very wait would never end if the loop stood still
+        gate.open()
+        await writing
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("beside", [0, 3])
+def test_a_seed_gives_the_same_text_whatever_is_written_beside_it(engine: TransformersEngine, beside: int) -> None:
+    async def scenario(seed: int) -> str:
+        others = [asyncio.create_task(write(engine, text, tokens=20, temperature=1.5)) for text in TEXTS[:beside]]
+        text = text_of(await write(engine, tokens=16, temperature=1.0, top_p=0.9, seed=seed))
+        await asyncio.gather(*others)
+        return text
+
+    alone = TransformersEngine(make_language_model())
+    expected = text_of(run(lambda: write(alone, tokens=16, temperature=1.0, top_p=0.9, seed=7)))
+    alone.stop()
+    assert run(lambda: scenario(7)) == expected
+    assert run(lambda: scenario(8)) != expected
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_any_of_the_models_end_tokens_ends_the_text_and_is_no_part_of_it(several: bool) -> None:
+    llm = make_language_model()
+    plain = llm.generate(None, TEXT, 8).text
+    assert plain[2] == "p"
+    (end,) = llm.token_ids("p")
+    assert llm.model.generation_config is not None
+    llm.model.generation_config.eos_token_id = [2, end] if several else end
+    engine = TransformersEngine(llm)
+
+    pieces = run(lambda: write(engine))
+
+    assert (text_of(pieces), pieces[-1].tokens, pieces[-1].finish) == (plain[:2], 2, Finish.END_OF_TEXT)
+    engine.stop()
+
+
+def test_a_stop_sequence_ends_the_text_in_front_of_it(engine: TransformersEngine) -> None:
+    plain = make_language_model().generate(None, TEXT, 8).text
+    pieces = run(lambda: write(engine, stop=(plain[3:5],)))
+    assert text_of(pieces) == plain[: plain.index(plain[3:5])]
+    assert pieces[-1].finish is Finish.STOP_SEQUENCE
+    assert pieces[-1].tokens == plain.index(plain[3:5]) + 2
+
+
+def test_a_conversation_is_laid_out_by_the_chat_template() -> None:
+    llm = make_language_model()
+    llm.tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+    )
+    engine = TransformersEngine(llm)
+    ids = engine.token_ids((Turn("system", "Be brief."), Turn("user", "Who?")))
+    assert ids == llm.token_ids("[system]Be brief.[user]Who?>")
+    engine.stop()
+
+
+def test_a_conversation_needs_a_chat_template(engine: TransformersEngine) -> None:
+    with pytest.raises(FailedPreconditionError, match="tiny-llm has no chat template; send a text"):
+        engine.token_ids((Turn("user", "Who?"),))
+
+
+def test_a_failure_of_the_model_is_told_and_the_next_text_is_written(engine: TransformersEngine) -> None:
+    broken = True
+
+    def fail(*_: object) -> None:
+        if broken:
+            raise RuntimeError("out of memory")
+
+    engine._llm.model.register_forward_pre_hook(fail)
+
+    async def scenario() -> str:
+        nonlocal broken
+        for _ in range(2):
+            with pytest.raises(RecipeError, match="the LLM failed; the log of the generator has the cause"):
+                await write(engine)
+            await engine.failure()
+        broken = False
+        return text_of(await write(engine))
+
+    assert run(scenario) == make_language_model().generate(None, TEXT, 8).text
+
+
+def test_a_stopped_engine_ends_what_it_writes_and_what_waits(engine: TransformersEngine) -> None:
+    gate = Gate(engine._llm)
+
+    async def scenario() -> list[Any]:
+        writing = [asyncio.create_task(write(engine, tokens=200)) for _ in range(6)]
+        await gate.until_begun(1)
+        stopping = asyncio.create_task(asyncio.to_thread(engine.stop))
+        await asyncio.sleep(0.1)
+        gate.open()
+        await stopping
+        with pytest.raises(UnavailableError, match="stopping; retry"):
+            await write(engine)
+        return await asyncio.gather(*writing, return_exceptions=True)
+
+    assert [type(error) for error in run(scenario)] == [UnavailableError] * 6
+
+
+def test_an_engine_is_loaded_with_the_checkpoint_that_fits_it(tmp_path: Path) -> None:
+    version = save_tiny_checkpoint(tmp_path / "recipe.safetensors")
+    settings = GeneratorSettings(
+        checkpoint=tmp_path / "recipe.safetensors", llm=save_llm(tmp_path / "llm"), precision="float32"
+    )
+
+    engine, checkpoint = load_engine(settings)
+
+    assert checkpoint.model_version == version
+    assert text_of(run(lambda: write(engine))) == make_language_model().generate(None, TEXT, 8).text
+    engine.stop()
+
+
+def test_an_engine_is_not_loaded_with_another_llms_checkpoint(tmp_path: Path) -> None:
+    save_tiny_checkpoint(tmp_path / "recipe.safetensors", seed=0)
+    settings = GeneratorSettings(
+        checkpoint=tmp_path / "recipe.safetensors", llm=save_llm(tmp_path / "llm", seed=1), precision="float32"
+    )
+    with pytest.raises(CheckpointError, match="was trained for the LLM tiny-llm, not for"):
+        load_engine(settings)
