@@ -33,6 +33,7 @@ from recipe_client.publishing import DEFAULT_KAFKA, DEFAULT_TOPIC, PublishedEven
 from recipe_common.command_line import result_console, run_command
 from recipe_common.errors import FieldViolation, InvalidArgumentError, RecipeError
 from recipe_protos.generator.v1 import generator_pb2
+from recipe_protos.retriever.v1 import retriever_pb2
 from recipe_trainer.commands import ablate, eval_app, train
 
 app = typer.Typer(
@@ -180,6 +181,9 @@ def ask(
     ] = 1.0,
     seed: Annotated[int | None, typer.Option(min=0, max=2**64 - 1, help="Draw the same words each time.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End in front of this text. Repeatable.")] = None,
+    after: Annotated[
+        str, typer.Option(help="TOPIC/PARTITION/OFFSET, as publish prints it: answer only once that event is known.")
+    ] = "",
     namespace: Namespace = "default",
     generator: Generator = DEFAULT_GENERATOR,
     as_json: Json = False,
@@ -193,6 +197,7 @@ def ask(
         "answer_unedited": answer_unedited,
         "max_new_tokens": max_new_tokens,
         "chat": chat,
+        "after": _position(after) if after else None,
         "decoding": generator_pb2.Decoding(temperature=temperature, top_p=top_p, seed=seed, stop=stop),
     }
     with RecipeClient(generator=generator) as client:
@@ -328,6 +333,13 @@ def _read_events(file: Path) -> list[dict[str, Any]]:
             [FieldViolation(f"{file}:{line.number}: {line.field}", line.description) for line in bad]
         )
     return events
+
+
+def _position(text: str) -> retriever_pb2.LogPosition:
+    topic, partition, offset = [*text.split("/"), "", ""][:3]
+    if not (topic and partition.isdecimal() and offset.isdecimal() and text.count("/") == 2):  # noqa: PLR2004
+        raise InvalidArgumentError([FieldViolation("after", f"{text!r} is not TOPIC/PARTITION/OFFSET")])
+    return retriever_pb2.LogPosition(topic=topic, partition=int(partition), offset=int(offset))
 
 
 def _labels(items: list[str]) -> dict[str, str]:

@@ -29,6 +29,7 @@ class AskOptions(TypedDict, total=False):
     answer_unedited: bool  # True accepts an answer without knowledge, marked degraded, when the retriever is down
     max_new_tokens: int  # 0, or not given, is the server's default
     chat: bool  # True sends the text as a user's message, for an instruction-tuned LLM to answer
+    after: retriever_pb2.LogPosition | None  # answer only once this event is known
     decoding: generator_pb2.Decoding | None  # how tokens are chosen; the most likely ones if not given
 
 
@@ -78,10 +79,10 @@ class RecipeClient:
         return self._call(lambda: self._generator.Compare(request, timeout=self._timeout))
 
     def retrieve(
-        self, query: str, *, namespace: str = "", after: PublishedEvent | None = None
+        self, query: str, *, namespace: str = "", after: retriever_pb2.LogPosition | None = None
     ) -> retriever_pb2.RetrieveResponse:
-        """The retriever's decision about a query, made only once it knows the event `after`."""
-        request = retriever_pb2.RetrieveRequest(namespace=namespace, query=query, min_position=_position(after))
+        """The retriever's decision about a query, made only once it knows the event at `after`."""
+        request = retriever_pb2.RetrieveRequest(namespace=namespace, query=query, min_position=after)
         return self._call(lambda: self._retriever.Retrieve(request, timeout=self._timeout))
 
     def fact(self, fact_id: str, *, namespace: str = "") -> retriever_pb2.Fact:
@@ -162,12 +163,6 @@ def _applied(fact: retriever_pb2.Fact, event: PublishedEvent) -> bool:
     return same_log and position.offset >= event.offset
 
 
-def _position(event: PublishedEvent | None) -> retriever_pb2.LogPosition | None:
-    if event is None:
-        return None
-    return retriever_pb2.LogPosition(topic=event.topic, partition=event.partition, offset=event.offset)
-
-
 def _full_name(module: ModuleType, service: str) -> str:
     name: str = module.DESCRIPTOR.services_by_name[service].full_name
     return name
@@ -185,4 +180,5 @@ def _generate_request(prompt: str, **options: Unpack[AskOptions]) -> generator_p
         on_retriever_failure=generator_pb2.RETRIEVER_FAILURE_POLICY_ANSWER_UNEDITED if unedited else fail,
         max_new_tokens=options.get("max_new_tokens", 0),
         decoding=options.get("decoding"),
+        min_position=options.get("after"),
     )

@@ -18,6 +18,7 @@ from pydantic.alias_generators import to_camel
 from recipe_common.clock import now_utc
 from recipe_common.errors import InvalidArgumentError, UnavailableError
 from recipe_common.knowledge_update import Update, violations
+from recipe_protos.retriever.v1.retriever_pb2 import LogPosition
 
 DEFAULT_KAFKA: Final = "127.0.0.1:9092"
 DEFAULT_TOPIC: Final = "recipe.knowledge-updates.v1"
@@ -39,6 +40,11 @@ class PublishedEvent:
     topic: str
     partition: int
     offset: int
+
+    @property
+    def position(self) -> LogPosition:
+        """Its place in the log, for who asks what must know it."""
+        return LogPosition(topic=self.topic, partition=self.partition, offset=self.offset)
 
 
 def complete(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_common.knowledge_update import FACT_ID, NAMESPACE, violations
+from recipe_protos.retriever.v1.retriever_pb2 import LogPosition
 
 MAX_TEXT_CHARACTERS: Final = 32_000
 
@@ -18,6 +19,17 @@ def check_namespace(namespace: str) -> str:
 def check_fact_id(fact_id: str) -> str:
     """The id, if events may carry it. Raises InvalidArgumentError."""
     return _checked(FACT_ID, "fact_id", fact_id)
+
+
+def check_position(field: str, position: LogPosition) -> None:
+    """Raises InvalidArgumentError unless the field `field` of a request can be a place in the log."""
+    wrong = {
+        "topic": "must name the topic that the event was published to" if not position.topic else "",
+        "partition": "must be 0 or more" if position.partition < 0 else "",
+        "offset": "must be 0 or more" if position.offset < 0 else "",
+    }
+    if found := [FieldViolation(f"{field}.{name}", description) for name, description in wrong.items() if description]:
+        raise InvalidArgumentError(found)
 
 
 def require_text(field: str, text: str) -> str:

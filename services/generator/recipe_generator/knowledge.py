@@ -36,6 +36,7 @@ class Question:
     namespace: str
     text: str
     as_of: Timestamp | None
+    min_position: retriever_pb2.LogPosition | None
     on_failure: pb.RetrieverFailurePolicy.ValueType
 
 
@@ -60,9 +61,8 @@ class KnowledgeSource:
         Raises InvalidArgumentError when the retriever refuses the text itself; any other failure is raised or
         turned into a degraded answer, as the request's policy says.
         """
-        timeout = min(self._timeout_seconds, self._timeout_seconds if time_remaining is None else time_remaining)
         try:
-            return self._applied(await self._retrieve(question, timeout))
+            return self._applied(await self._retrieve(question, self._patience(question, time_remaining)))
         except InvalidArgumentError:
             raise
         except RecipeError as error:
@@ -70,8 +70,19 @@ class KnowledgeSource:
                 return Applied(pb.Knowledge(status=pb.KNOWLEDGE_STATUS_UNEDITED_DEGRADED, degraded_reason=str(error)))
             raise
 
-    async def _retrieve(self, question: Question, seconds: float) -> retriever_pb2.RetrieveResponse:
-        request = retriever_pb2.RetrieveRequest(namespace=question.namespace, query=question.text, as_of=question.as_of)
+    def _patience(self, question: Question, time_remaining: float | None) -> float | None:
+        """Seconds for the retriever; who reads an own write may spend all of the time on waiting for it."""
+        if question.min_position is not None:
+            return time_remaining  # the retriever gives up by itself
+        return self._timeout_seconds if time_remaining is None else min(self._timeout_seconds, time_remaining)
+
+    async def _retrieve(self, question: Question, seconds: float | None) -> retriever_pb2.RetrieveResponse:
+        request = retriever_pb2.RetrieveRequest(
+            namespace=question.namespace,
+            query=question.text,
+            as_of=question.as_of,
+            min_position=question.min_position,
+        )
         try:
             return await self._stub.Retrieve(request, timeout=seconds)
         except grpc.aio.AioRpcError as error:
@@ -83,7 +94,7 @@ class KnowledgeSource:
             if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
                 raise FailedPreconditionError(f"retriever: {details}") from error
             what = f"failed ({error.code().name}: {details})"
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and seconds is not None:
                 what = f"did not answer within {seconds:g} s"
             raise UnavailableError(
                 f"the retriever {what}; retry, or set on_retriever_failure to ANSWER_UNEDITED"

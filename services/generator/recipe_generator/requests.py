@@ -8,9 +8,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from recipe_common.clock import from_timestamp
 from recipe_common.errors import FieldViolation, InvalidArgumentError
-from recipe_common.requests import MAX_TEXT_CHARACTERS, require_text
+from recipe_common.requests import MAX_TEXT_CHARACTERS, check_position, require_text
 from recipe_generator.engine import Decoding, Text, Turn
 from recipe_protos.generator.v1 import generator_pb2 as pb
+from recipe_protos.retriever.v1 import retriever_pb2
 
 Request: TypeAlias = pb.GenerateRequest | pb.CompareRequest
 
@@ -66,6 +67,14 @@ def asked_time(request: Request) -> Timestamp | None:
         return None
     from_timestamp(request.as_of, "as_of")  # refused here, so that the violation names this request's field
     return request.as_of
+
+
+def asked_position(request: Request) -> retriever_pb2.LogPosition | None:
+    """The place in the log that must be applied first; None asks for none. Raises InvalidArgumentError."""
+    if not request.HasField("min_position"):
+        return None
+    check_position("min_position", request.min_position)
+    return request.min_position
 
 
 def require_known(field: str, value: int, enum: Any) -> None:  # noqa: ANN401 (an enum wrapper has no public type)

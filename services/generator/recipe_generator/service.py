@@ -18,6 +18,7 @@ from recipe_generator.metrics import GeneratorMetrics
 from recipe_generator.requests import (
     Request,
     asked_decoding,
+    asked_position,
     asked_text,
     asked_time,
     looked_up_text,
@@ -137,7 +138,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
     async def _look_up(self, request: Request, text: str, context: Context) -> Applied:
         require_known("on_retriever_failure", request.on_retriever_failure, pb.RetrieverFailurePolicy)
         namespace, as_of = check_namespace(request.namespace), asked_time(request)
-        question = Question(namespace, text, as_of, request.on_retriever_failure)
+        question = Question(namespace, text, as_of, asked_position(request), request.on_retriever_failure)
         with self._metrics.stage_seconds.labels("retrieve").time():
             return await self._source.look_up(question, context.time_remaining())
 

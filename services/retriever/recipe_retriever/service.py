@@ -9,7 +9,7 @@ import grpc
 
 from recipe_common.clock import from_timestamp, now_utc
 from recipe_common.errors import FieldViolation, InvalidArgumentError, NotFoundError
-from recipe_common.requests import check_fact_id, check_namespace, require_text
+from recipe_common.requests import check_fact_id, check_namespace, check_position, require_text
 from recipe_protos.retriever.v1 import retriever_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2_grpc
 from recipe_retriever.log_positions import wait_until_applied
@@ -88,17 +88,7 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
 
 
 def _position(message: pb.LogPosition) -> LogPosition:
-    violations = [
-        FieldViolation(f"min_position.{field}", description)
-        for field, wrong, description in (
-            ("topic", not message.topic, "must name the topic that the event was published to"),
-            ("partition", message.partition < 0, "must be 0 or more"),
-            ("offset", message.offset < 0, "must be 0 or more"),
-        )
-        if wrong
-    ]
-    if violations:
-        raise InvalidArgumentError(violations)
+    check_position("min_position", message)
     return LogPosition(message.topic, message.partition, message.offset)
 
 

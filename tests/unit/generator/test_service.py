@@ -141,6 +141,37 @@ def test_the_retriever_is_asked_for_the_bare_text_in_the_requests_namespace_and_
     ]
 
 
+def test_who_reads_an_own_write_may_wait_for_it_until_the_deadline(llm: LanguageModel) -> None:
+    setup = Setup(llm)
+    setup.settings = {"retriever_timeout_seconds": 1}
+    place = retriever_pb2.LogPosition(topic="updates", partition=1, offset=5)
+
+    async def scenario(stub: Stub, _: GeneratorServer, __: grpc.aio.Channel) -> None:
+        await stub.Generate(pb.GenerateRequest(prompt=TEXT, max_new_tokens=1, min_position=place), timeout=30)
+        await stub.Compare(pb.CompareRequest(prompt=TEXT, max_new_tokens=1, min_position=place), timeout=30)
+
+    setup.run(scenario)
+
+    assert [request.min_position for request in setup.retriever.requests] == [place, place]
+    assert min(setup.retriever.seconds) > 10
+
+
+@pytest.mark.parametrize("policy", [pb.RETRIEVER_FAILURE_POLICY_FAIL, ANSWER_UNEDITED])
+def test_a_write_that_is_not_applied_in_time_is_told_or_makes_the_answer_a_degraded_one(
+    llm: LanguageModel, policy: pb.RetrieverFailurePolicy.ValueType
+) -> None:
+    late = "min_position: updates/1/5 is not applied yet, that partition is up to 4"
+    setup = Setup(llm, FailedPreconditionError(late))
+    asked = {"min_position": retriever_pb2.LogPosition(topic="updates", partition=1, offset=5)}
+    if policy == ANSWER_UNEDITED:
+        knowledge = setup.generate(on_retriever_failure=policy, **asked).knowledge
+        assert knowledge.status == pb.KNOWLEDGE_STATUS_UNEDITED_DEGRADED
+        assert knowledge.degraded_reason == f"retriever: {late}"
+    else:
+        error = setup.refusal(on_retriever_failure=policy, **asked)
+        assert (error.code(), error.details()) == (grpc.StatusCode.FAILED_PRECONDITION, f"retriever: {late}")
+
+
 def test_a_retrieval_gets_the_settings_time_or_what_is_left_of_the_callers(llm: LanguageModel) -> None:
     setup = Setup(llm)
     setup.settings = {"retriever_timeout_seconds": 60}
@@ -291,6 +322,10 @@ POLICIES = (
         (
             {"as_of": Timestamp(seconds=10**12)},
             ("as_of", "must lie in the years 1 to 9999, with nanos from 0 to 999999999"),
+        ),
+        (
+            {"min_position": retriever_pb2.LogPosition(offset=3)},
+            ("min_position.topic", "must name the topic that the event was published to"),
         ),
         (
             {"prompt": "x" * 250},

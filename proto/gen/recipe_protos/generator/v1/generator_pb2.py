@@ -26,41 +26,41 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from recipe_protos.retriever.v1 import retriever_pb2 as recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*recipe_protos/generator/v1/generator.proto\x12\x1arecipe_protos.generator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a*recipe_protos/retriever/v1/retriever.proto\"J\n\x07Message\x12.\n\x04role\x18\x01 \x01(\x0e\x32 .recipe_protos.generator.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"X\n\x08\x44\x65\x63oding\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_p\x18\x02 \x01(\x02\x12\x11\n\x04seed\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x04 \x03(\tB\x07\n\x05_seed\"\xf6\x02\n\x0fGenerateRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x16\n\x0emax_new_tokens\x18\x03 \x01(\r\x12<\n\tknowledge\x18\x04 \x01(\x0e\x32).recipe_protos.generator.v1.KnowledgeMode\x12P\n\x14on_retriever_failure\x18\x05 \x01(\x0e\x32\x32.recipe_protos.generator.v1.RetrieverFailurePolicy\x12)\n\x05\x61s_of\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x08messages\x18\x07 \x03(\x0b\x32#.recipe_protos.generator.v1.Message\x12\x36\n\x08\x64\x65\x63oding\x18\x08 \x01(\x0b\x32$.recipe_protos.generator.v1.Decoding\"\xcc\x01\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12?\n\rfinish_reason\x18\x02 \x01(\x0e\x32(.recipe_protos.generator.v1.FinishReason\x12\x18\n\x10generated_tokens\x18\x03 \x01(\r\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12\x38\n\tknowledge\x18\x05 \x01(\x0b\x32%.recipe_protos.generator.v1.Knowledge\"U\n\x15GenerateStreamRequest\x12<\n\x07request\x18\x01 \x01(\x0b\x32+.recipe_protos.generator.v1.GenerateRequest\"\xad\x01\n\x16GenerateStreamResponse\x12:\n\tknowledge\x18\x01 \x01(\x0b\x32%.recipe_protos.generator.v1.KnowledgeH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12>\n\x06\x61nswer\x18\x03 \x01(\x0b\x32,.recipe_protos.generator.v1.GenerateResponseH\x00\x42\x07\n\x05\x65vent\"\x9e\x03\n\tKnowledge\x12;\n\x06status\x18\x01 \x01(\x0e\x32+.recipe_protos.generator.v1.KnowledgeStatus\x12\x36\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32$.recipe_protos.retriever.v1.Decision\x12\x14\n\x07\x66\x61\x63t_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08revision\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\x16\n\tstatement\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x17\n\nsimilarity\x18\x06 \x01(\x02H\x03\x88\x01\x01\x12 \n\x13sentinel_similarity\x18\x07 \x01(\x02H\x04\x88\x01\x01\x12\x13\n\x06margin\x18\x08 \x01(\x02H\x05\x88\x01\x01\x12\x15\n\rmodel_version\x18\t \x01(\t\x12\x17\n\x0f\x64\x65graded_reason\x18\n \x01(\tB\n\n\x08_fact_idB\x0b\n\t_revisionB\x0c\n\n_statementB\r\n\x0b_similarityB\x16\n\x14_sentinel_similarityB\t\n\x07_margin\"\xb7\x02\n\x0e\x43ompareRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x16\n\x0emax_new_tokens\x18\x03 \x01(\r\x12P\n\x14on_retriever_failure\x18\x04 \x01(\x0e\x32\x32.recipe_protos.generator.v1.RetrieverFailurePolicy\x12)\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x08messages\x18\x06 \x03(\x0b\x32#.recipe_protos.generator.v1.Message\x12\x36\n\x08\x64\x65\x63oding\x18\x07 \x01(\x0b\x32$.recipe_protos.generator.v1.Decoding\"\xa0\x01\n\x0f\x43ompareResponse\x12\x44\n\x0ewith_knowledge\x18\x01 \x01(\x0b\x32,.recipe_protos.generator.v1.GenerateResponse\x12G\n\x11without_knowledge\x18\x02 \x01(\x0b\x32,.recipe_protos.generator.v1.GenerateResponse*^\n\rKnowledgeMode\x12\x1e\n\x1aKNOWLEDGE_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11KNOWLEDGE_MODE_ON\x10\x01\x12\x16\n\x12KNOWLEDGE_MODE_OFF\x10\x02*\x93\x01\n\x16RetrieverFailurePolicy\x12(\n$RETRIEVER_FAILURE_POLICY_UNSPECIFIED\x10\x00\x12!\n\x1dRETRIEVER_FAILURE_POLICY_FAIL\x10\x01\x12,\n(RETRIEVER_FAILURE_POLICY_ANSWER_UNEDITED\x10\x02*\x87\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x01\x12\x1d\n\x19\x46INISH_REASON_END_OF_TEXT\x10\x02\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x03*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*\xc3\x01\n\x0fKnowledgeStatus\x12 \n\x1cKNOWLEDGE_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17KNOWLEDGE_STATUS_EDITED\x10\x01\x12&\n\"KNOWLEDGE_STATUS_UNEDITED_NO_MATCH\x10\x02\x12!\n\x1dKNOWLEDGE_STATUS_UNEDITED_OFF\x10\x03\x12&\n\"KNOWLEDGE_STATUS_UNEDITED_DEGRADED\x10\x04\x32\xd8\x02\n\x10GeneratorService\x12\x65\n\x08Generate\x12+.recipe_protos.generator.v1.GenerateRequest\x1a,.recipe_protos.generator.v1.GenerateResponse\x12y\n\x0eGenerateStream\x12\x31.recipe_protos.generator.v1.GenerateStreamRequest\x1a\x32.recipe_protos.generator.v1.GenerateStreamResponse0\x01\x12\x62\n\x07\x43ompare\x12*.recipe_protos.generator.v1.CompareRequest\x1a+.recipe_protos.generator.v1.CompareResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*recipe_protos/generator/v1/generator.proto\x12\x1arecipe_protos.generator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a*recipe_protos/retriever/v1/retriever.proto\"J\n\x07Message\x12.\n\x04role\x18\x01 \x01(\x0e\x32 .recipe_protos.generator.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"X\n\x08\x44\x65\x63oding\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_p\x18\x02 \x01(\x02\x12\x11\n\x04seed\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x04 \x03(\tB\x07\n\x05_seed\"\xb5\x03\n\x0fGenerateRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x16\n\x0emax_new_tokens\x18\x03 \x01(\r\x12<\n\tknowledge\x18\x04 \x01(\x0e\x32).recipe_protos.generator.v1.KnowledgeMode\x12P\n\x14on_retriever_failure\x18\x05 \x01(\x0e\x32\x32.recipe_protos.generator.v1.RetrieverFailurePolicy\x12)\n\x05\x61s_of\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x08messages\x18\x07 \x03(\x0b\x32#.recipe_protos.generator.v1.Message\x12\x36\n\x08\x64\x65\x63oding\x18\x08 \x01(\x0b\x32$.recipe_protos.generator.v1.Decoding\x12=\n\x0cmin_position\x18\t \x01(\x0b\x32\'.recipe_protos.retriever.v1.LogPosition\"\xcc\x01\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12?\n\rfinish_reason\x18\x02 \x01(\x0e\x32(.recipe_protos.generator.v1.FinishReason\x12\x18\n\x10generated_tokens\x18\x03 \x01(\r\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12\x38\n\tknowledge\x18\x05 \x01(\x0b\x32%.recipe_protos.generator.v1.Knowledge\"U\n\x15GenerateStreamRequest\x12<\n\x07request\x18\x01 \x01(\x0b\x32+.recipe_protos.generator.v1.GenerateRequest\"\xad\x01\n\x16GenerateStreamResponse\x12:\n\tknowledge\x18\x01 \x01(\x0b\x32%.recipe_protos.generator.v1.KnowledgeH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12>\n\x06\x61nswer\x18\x03 \x01(\x0b\x32,.recipe_protos.generator.v1.GenerateResponseH\x00\x42\x07\n\x05\x65vent\"\x9e\x03\n\tKnowledge\x12;\n\x06status\x18\x01 \x01(\x0e\x32+.recipe_protos.generator.v1.KnowledgeStatus\x12\x36\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32$.recipe_protos.retriever.v1.Decision\x12\x14\n\x07\x66\x61\x63t_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08revision\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\x16\n\tstatement\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x17\n\nsimilarity\x18\x06 \x01(\x02H\x03\x88\x01\x01\x12 \n\x13sentinel_similarity\x18\x07 \x01(\x02H\x04\x88\x01\x01\x12\x13\n\x06margin\x18\x08 \x01(\x02H\x05\x88\x01\x01\x12\x15\n\rmodel_version\x18\t \x01(\t\x12\x17\n\x0f\x64\x65graded_reason\x18\n \x01(\tB\n\n\x08_fact_idB\x0b\n\t_revisionB\x0c\n\n_statementB\r\n\x0b_similarityB\x16\n\x14_sentinel_similarityB\t\n\x07_margin\"\xf6\x02\n\x0e\x43ompareRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x16\n\x0emax_new_tokens\x18\x03 \x01(\r\x12P\n\x14on_retriever_failure\x18\x04 \x01(\x0e\x32\x32.recipe_protos.generator.v1.RetrieverFailurePolicy\x12)\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x08messages\x18\x06 \x03(\x0b\x32#.recipe_protos.generator.v1.Message\x12\x36\n\x08\x64\x65\x63oding\x18\x07 \x01(\x0b\x32$.recipe_protos.generator.v1.Decoding\x12=\n\x0cmin_position\x18\x08 \x01(\x0b\x32\'.recipe_protos.retriever.v1.LogPosition\"\xa0\x01\n\x0f\x43ompareResponse\x12\x44\n\x0ewith_knowledge\x18\x01 \x01(\x0b\x32,.recipe_protos.generator.v1.GenerateResponse\x12G\n\x11without_knowledge\x18\x02 \x01(\x0b\x32,.recipe_protos.generator.v1.GenerateResponse*^\n\rKnowledgeMode\x12\x1e\n\x1aKNOWLEDGE_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11KNOWLEDGE_MODE_ON\x10\x01\x12\x16\n\x12KNOWLEDGE_MODE_OFF\x10\x02*\x93\x01\n\x16RetrieverFailurePolicy\x12(\n$RETRIEVER_FAILURE_POLICY_UNSPECIFIED\x10\x00\x12!\n\x1dRETRIEVER_FAILURE_POLICY_FAIL\x10\x01\x12,\n(RETRIEVER_FAILURE_POLICY_ANSWER_UNEDITED\x10\x02*\x87\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x01\x12\x1d\n\x19\x46INISH_REASON_END_OF_TEXT\x10\x02\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x03*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*\xc3\x01\n\x0fKnowledgeStatus\x12 \n\x1cKNOWLEDGE_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17KNOWLEDGE_STATUS_EDITED\x10\x01\x12&\n\"KNOWLEDGE_STATUS_UNEDITED_NO_MATCH\x10\x02\x12!\n\x1dKNOWLEDGE_STATUS_UNEDITED_OFF\x10\x03\x12&\n\"KNOWLEDGE_STATUS_UNEDITED_DEGRADED\x10\x04\x32\xd8\x02\n\x10GeneratorService\x12\x65\n\x08Generate\x12+.recipe_protos.generator.v1.GenerateRequest\x1a,.recipe_protos.generator.v1.GenerateResponse\x12y\n\x0eGenerateStream\x12\x31.recipe_protos.generator.v1.GenerateStreamRequest\x1a\x32.recipe_protos.generator.v1.GenerateStreamResponse0\x01\x12\x62\n\x07\x43ompare\x12*.recipe_protos.generator.v1.CompareRequest\x1a+.recipe_protos.generator.v1.CompareResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'recipe_protos.generator.v1.generator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KNOWLEDGEMODE']._serialized_start=2058
-  _globals['_KNOWLEDGEMODE']._serialized_end=2152
-  _globals['_RETRIEVERFAILUREPOLICY']._serialized_start=2155
-  _globals['_RETRIEVERFAILUREPOLICY']._serialized_end=2302
-  _globals['_FINISHREASON']._serialized_start=2305
-  _globals['_FINISHREASON']._serialized_end=2440
-  _globals['_ROLE']._serialized_start=2442
-  _globals['_ROLE']._serialized_end=2522
-  _globals['_KNOWLEDGESTATUS']._serialized_start=2525
-  _globals['_KNOWLEDGESTATUS']._serialized_end=2720
+  _globals['_KNOWLEDGEMODE']._serialized_start=2184
+  _globals['_KNOWLEDGEMODE']._serialized_end=2278
+  _globals['_RETRIEVERFAILUREPOLICY']._serialized_start=2281
+  _globals['_RETRIEVERFAILUREPOLICY']._serialized_end=2428
+  _globals['_FINISHREASON']._serialized_start=2431
+  _globals['_FINISHREASON']._serialized_end=2566
+  _globals['_ROLE']._serialized_start=2568
+  _globals['_ROLE']._serialized_end=2648
+  _globals['_KNOWLEDGESTATUS']._serialized_start=2651
+  _globals['_KNOWLEDGESTATUS']._serialized_end=2846
   _globals['_MESSAGE']._serialized_start=151
   _globals['_MESSAGE']._serialized_end=225
   _globals['_DECODING']._serialized_start=227
   _globals['_DECODING']._serialized_end=315
   _globals['_GENERATEREQUEST']._serialized_start=318
-  _globals['_GENERATEREQUEST']._serialized_end=692
-  _globals['_GENERATERESPONSE']._serialized_start=695
-  _globals['_GENERATERESPONSE']._serialized_end=899
-  _globals['_GENERATESTREAMREQUEST']._serialized_start=901
-  _globals['_GENERATESTREAMREQUEST']._serialized_end=986
-  _globals['_GENERATESTREAMRESPONSE']._serialized_start=989
-  _globals['_GENERATESTREAMRESPONSE']._serialized_end=1162
-  _globals['_KNOWLEDGE']._serialized_start=1165
-  _globals['_KNOWLEDGE']._serialized_end=1579
-  _globals['_COMPAREREQUEST']._serialized_start=1582
-  _globals['_COMPAREREQUEST']._serialized_end=1893
-  _globals['_COMPARERESPONSE']._serialized_start=1896
-  _globals['_COMPARERESPONSE']._serialized_end=2056
-  _globals['_GENERATORSERVICE']._serialized_start=2723
-  _globals['_GENERATORSERVICE']._serialized_end=3067
+  _globals['_GENERATEREQUEST']._serialized_end=755
+  _globals['_GENERATERESPONSE']._serialized_start=758
+  _globals['_GENERATERESPONSE']._serialized_end=962
+  _globals['_GENERATESTREAMREQUEST']._serialized_start=964
+  _globals['_GENERATESTREAMREQUEST']._serialized_end=1049
+  _globals['_GENERATESTREAMRESPONSE']._serialized_start=1052
+  _globals['_GENERATESTREAMRESPONSE']._serialized_end=1225
+  _globals['_KNOWLEDGE']._serialized_start=1228
+  _globals['_KNOWLEDGE']._serialized_end=1642
+  _globals['_COMPAREREQUEST']._serialized_start=1645
+  _globals['_COMPAREREQUEST']._serialized_end=2019
+  _globals['_COMPARERESPONSE']._serialized_start=2022
+  _globals['_COMPARERESPONSE']._serialized_end=2182
+  _globals['_GENERATORSERVICE']._serialized_start=2849
+  _globals['_GENERATORSERVICE']._serialized_end=3193
 # @@protoc_insertion_point(module_scope)

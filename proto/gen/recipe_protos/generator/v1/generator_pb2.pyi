@@ -237,6 +237,7 @@ class GenerateRequest(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     DECODING_FIELD_NUMBER: _builtins.int
+    MIN_POSITION_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The base of knowledge to use. Empty means "default"."""
     prompt: _builtins.str
@@ -265,6 +266,13 @@ class GenerateRequest(_message.Message):
     def decoding(self) -> Global___Decoding:
         """How tokens are chosen. Unset means the most likely ones."""
 
+    @_builtins.property
+    def min_position(self) -> _retriever_pb2.LogPosition:
+        """Read your own write: look knowledge up only once the log is applied up to here, as in RetrieveRequest. Waits as long as
+        the deadline and the server's limit for a request allow; then FAILED_PRECONDITION or, if on_retriever_failure says so,
+        a degraded answer.
+        """
+
     def __init__(
         self,
         *,
@@ -276,10 +284,11 @@ class GenerateRequest(_message.Message):
         as_of: _timestamp_pb2.Timestamp | None = ...,
         messages: _abc.Iterable[Global___Message] | None = ...,
         decoding: Global___Decoding | None = ...,
+        min_position: _retriever_pb2.LogPosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "decoding", b"decoding"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "decoding", b"decoding", "min_position", b"min_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "decoding", b"decoding", "knowledge", b"knowledge", "max_new_tokens", b"max_new_tokens", "messages", b"messages", "namespace", b"namespace", "on_retriever_failure", b"on_retriever_failure", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "decoding", b"decoding", "knowledge", b"knowledge", "max_new_tokens", b"max_new_tokens", "messages", b"messages", "min_position", b"min_position", "namespace", b"namespace", "on_retriever_failure", b"on_retriever_failure", "prompt", b"prompt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -483,6 +492,7 @@ class CompareRequest(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     DECODING_FIELD_NUMBER: _builtins.int
+    MIN_POSITION_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The base of knowledge to use. Empty means "default"."""
     prompt: _builtins.str
@@ -503,6 +513,10 @@ class CompareRequest(_message.Message):
     def decoding(self) -> Global___Decoding:
         """How tokens are chosen, for both answers with the same seed. Unset means the most likely ones."""
 
+    @_builtins.property
+    def min_position(self) -> _retriever_pb2.LogPosition:
+        """Read your own write, as in GenerateRequest."""
+
     def __init__(
         self,
         *,
@@ -513,10 +527,11 @@ class CompareRequest(_message.Message):
         as_of: _timestamp_pb2.Timestamp | None = ...,
         messages: _abc.Iterable[Global___Message] | None = ...,
         decoding: Global___Decoding | None = ...,
+        min_position: _retriever_pb2.LogPosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "decoding", b"decoding"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "decoding", b"decoding", "min_position", b"min_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "decoding", b"decoding", "max_new_tokens", b"max_new_tokens", "messages", b"messages", "namespace", b"namespace", "on_retriever_failure", b"on_retriever_failure", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "decoding", b"decoding", "max_new_tokens", b"max_new_tokens", "messages", b"messages", "min_position", b"min_position", "namespace", b"namespace", "on_retriever_failure", b"on_retriever_failure", "prompt", b"prompt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
