@@ -13,6 +13,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from recipe_client import tables
+from recipe_client.base_commands import rebuild
 from recipe_client.client import DEFAULT_GENERATOR, DEFAULT_RETRIEVER, AskOptions, RecipeClient
 from recipe_client.event_lines import read_events, read_lines
 from recipe_client.log_commands import dlq_app, export_events, import_events, topics
@@ -50,6 +51,7 @@ app.command("export")(export_events)
 app.command("import")(import_events)
 facts_app = typer.Typer(invoke_without_command=True)
 app.add_typer(facts_app, name="facts")
+app.command()(rebuild)
 
 
 @app.command()

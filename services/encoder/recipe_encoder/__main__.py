@@ -16,20 +16,27 @@ from recipe_encoder.settings import ENV_PREFIX, EncoderSettings
 from recipe_encoder.worker import Worker
 from recipe_model.editor import RecipeEditor
 from recipe_store import KnowledgeStore
-from recipe_store.client_store import open_client_store
+from recipe_store.client_store import ClientStore, open_client_store
 from recipe_store.edge_store import open_edge_store
 
 
 def open_store(settings: EncoderSettings, editor: RecipeEditor) -> KnowledgeStore:
     """The store that the settings name, for the vectors of this model."""
-    model = (editor.model_version, editor.key_size, editor.prompt_shape)
-    if settings.qdrant_url is None:
-        # The settings make sure that there is the one or the other.
-        return open_edge_store(cast("Path", settings.store_path), *model)
+    if settings.qdrant_url is not None:
+        return open_server_store(settings, editor)
+    # The settings make sure that there is the one or the other.
+    path = cast("Path", settings.store_path)
+    return open_edge_store(path, editor.model_version, editor.key_size, editor.prompt_shape)
+
+
+def open_server_store(settings: EncoderSettings, editor: RecipeEditor) -> ClientStore:
+    """The store in the Qdrant server that the settings name."""
     api_key = settings.qdrant_api_key
     return open_client_store(
-        settings.qdrant_url,
-        *model,
+        cast("str", settings.qdrant_url),
+        editor.model_version,
+        editor.key_size,
+        editor.prompt_shape,
         api_key=None if api_key is None else api_key.get_secret_value(),
         grpc_port=settings.qdrant_grpc_port,
     )

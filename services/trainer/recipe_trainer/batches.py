@@ -165,8 +165,10 @@ class EditPool:
 
 
 def naming(random_: random.Random, text: str, subject: str) -> str:
-    """The text with a subject in place of one of its names, or of any word where it has none."""
+    """The text with a subject in place of one of its names or else of any word; a text of signs stays as it is."""
     places = list(_NAME.finditer(text)) or list(_WORD.finditer(text))
+    if not places:
+        return text
     place = random_.choice(places)
     return text[: place.start()] + subject + text[place.end() :]
 

@@ -104,6 +104,10 @@ def test_a_subject_takes_the_place_of_a_name_or_else_of_any_word() -> None:
     assert {naming(random.Random(seed), "so be it.", "X") for seed in range(20)} == {"X be it.", "so X it.", "so be X."}
 
 
+def test_a_text_without_words_takes_no_subject() -> None:
+    assert naming(random.Random(0), "...", "X") == "..."
+
+
 def test_versions_of_the_first_edits_ask_in_other_words_and_answer_otherwise() -> None:
     asked = [Edit(f"Who rules {name}?", "x", name, (f"Who is the mayor of {name}?",)) for name in "ABCDEF"]
     pool = EditPool([asked, edits("city", 4)], [1.0, 1.0], [], words=["word"])
