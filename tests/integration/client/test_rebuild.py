@@ -9,11 +9,12 @@ from threading import Event
 import pytest
 from qdrant_client import QdrantClient
 
+from contract.store.samples import make_fact, make_write
 from encoder_harness import KEY_SIZE, PROMPT_SHAPE, EncoderHarness, HashEncoder, key_of
 from recipe_client import rebuild
 from recipe_client.rebuild import Rebuild, Rebuilt
 from recipe_common.errors import FailedPreconditionError, NotFoundError
-from recipe_store import FactWrite, Match
+from recipe_store import Match
 from recipe_store.client_store import ClientStore, go_back_to
 from recipe_store.schema import StoreSchema
 
@@ -38,7 +39,7 @@ def published(harness: EncoderHarness) -> EncoderHarness:
         harness.upsert(f"f{number}", f"newer statement {number}")
     for number in range(35, 40):
         harness.retract(f"f{number}")
-    harness.publish(b"nonsense", key=b"x/y")
+    harness.publish(b"x/y", b"nonsense")
     return harness
 
 
@@ -58,7 +59,7 @@ def test_the_live_base_is_rebuilt_from_the_log_and_the_damaged_one_kept(
     published: EncoderHarness, client: QdrantClient
 ) -> None:
     live = base_of(client)
-    live.write([FactWrite(published.fact("f0", "damaged"), key_of("damaged"), published.prompt("damaged"))])
+    live.write([make_write(make_fact(published.namespace, "f0", 1, 1_000, statement="damaged"))])
 
     result = rebuilt(published, live)
 
@@ -121,7 +122,11 @@ def test_a_new_checkpoints_base_is_built_beside_the_old_ones_which_goes_on(
 
 def test_what_is_published_around_the_switch_is_not_lost(published: EncoderHarness, client: QdrantClient) -> None:
     live = base_of(client)
-    rebuilt(published, live, switched=lambda: published.upsert("late", "published right after the switch"))
+
+    def publish() -> None:
+        published.upsert("late", "published right after the switch")
+
+    rebuilt(published, live, switched=publish)
     assert "published right after the switch" in statements(published, live)
 
 
@@ -143,7 +148,7 @@ def test_a_sample_finds_a_fact_that_is_another_one(
     published: EncoderHarness, client: QdrantClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = base_of(client)
-    other = published.fact("f20", "another one")
+    other = make_fact(published.namespace, "f20", 0, 20, statement="another one")
     monkeypatch.setattr(ClientStore, "get", lambda *_: other)
     with pytest.raises(FailedPreconditionError, match="is another one; nothing was switched"):
         rebuilt(published, live)
