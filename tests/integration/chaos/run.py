@@ -37,7 +37,7 @@ TOPICS = Topics("chaos", "chaos.dlq")
 PARTITIONS = 3
 GROUP = "chaos"
 EVENTS_PER_SECOND = 100.0
-BROKER_SHARE, OUTAGE_SHARE = 0.05, 0.15  # of the kills that a broker's restart or a store's outage goes with
+BROKER_SHARE, OUTAGE_SHARE = 0.08, 0.15  # of the kills that a broker's restart or a store's outage goes with
 LIFE_SECONDS = 90.0  # within which a victim must have died, a broker's restart included
 
 Names = tuple[str, str]
@@ -50,6 +50,7 @@ class Report:
     kills: int = 0
     kills_by_stage: dict[str, int] = field(default_factory=dict)
     broker_restarts: int = 0
+    starts_without_broker: int = 0
     store_outages: int = 0
     events: int = 0  # in the log
     malformed: int = 0  # of them
@@ -86,20 +87,24 @@ def run_chaos(kafka: ApacheKafka, folder: Path, kills: int, seed: int) -> Report
 
 def _one_life(kafka: ApacheKafka, folder: Path, random_: random.Random, report: Report) -> None:
     stage: Stage = random_.choice(get_args(Stage))
-    victim = _start(kafka, folder, stage, random_.randint(1, 8))
-    trouble = random_.random()
-    helpers = []
+    count, trouble = random_.randint(1, 8), random_.random()
+    victim = _start(kafka, folder, stage, count)
+    helper = None
     if trouble < BROKER_SHARE:
         report.broker_restarts += 1
-        helpers.append(Thread(target=_restart, args=(kafka, random_.uniform(0, 1))))
+        helper = Thread(target=_restart, args=(kafka, random_.uniform(0, 3)))
     elif trouble < BROKER_SHARE + OUTAGE_SHARE:
         report.store_outages += 1
-        helpers.append(Thread(target=_take_store_away, args=(folder / "outage", random_.uniform(0.2, 1.5))))
-    for helper in helpers:
+        helper = Thread(target=_take_store_away, args=(folder / "outage", random_.uniform(0.2, 1.5)))
+    if helper is not None:
         helper.start()
     code = victim.wait(LIFE_SECONDS)
-    for helper in helpers:
+    if helper is not None:
         helper.join()
+    if code == 1 and trouble < BROKER_SHARE:
+        # An encoder that finds no broker when it starts says so and ends; whoever runs it starts it again.
+        report.starts_without_broker += 1
+        code = _start(kafka, folder, stage, count).wait(LIFE_SECONDS)
     if code != -SIGKILL:
         raise AssertionError(f"the encoder ended by itself with {code}: see {folder / 'encoder.log'}")
     report.kills += 1
