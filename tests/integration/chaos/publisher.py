@@ -20,7 +20,11 @@ class Publisher:
 
     def __init__(self, bootstrap_servers: str, topic: str, seed: str, events_per_second: float) -> None:
         self._producer = KafkaProducer(
-            bootstrap_servers=bootstrap_servers, acks="all", delivery_timeout_ms=120_000, max_block_ms=60_000
+            bootstrap_servers=bootstrap_servers,
+            acks="all",
+            delivery_timeout_ms=120_000,
+            max_block_ms=60_000,
+            reconnect_backoff_max_ms=1_000,
         )
         self._topic = topic
         self._random = random.Random(seed)
