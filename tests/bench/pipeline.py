@@ -1,7 +1,7 @@
 """From the log to the store: how fast, how fresh, how long a rebuild takes, and whether memory stays flat.
 
-`python -m bench.pipeline --report report.json` writes the figures, and a plot beside them. Broker, model and store are real:
-Apache Kafka from KAFKA_HOME, else Tansu; the default text encoder; the embedded store.
+`python -m bench.pipeline --report report.json` writes the figures, and a plot beside them. Broker, model and store
+are real: Apache Kafka from KAFKA_HOME, else Tansu; the default text encoder; the embedded store.
 """
 
 import argparse
