@@ -14,7 +14,7 @@ class TrainOptions(BaseModel):
     llm: str = DEFAULT_LLM
     encoder: str = DEFAULT_ENCODER
     seed: int = 0
-    steps: int = Field(default=440, ge=1)
+    steps: int = Field(default=900, ge=1)
     llm_edits: int = Field(default=32, ge=2, description="edits a step that go through the LLM")
     locality_edits: int = Field(default=2, ge=0, description="how many of them with their unrelated question too")
     locality_weight: float = Field(default=0.05, ge=0, description="weight of leaving that question's answer alone")

@@ -132,6 +132,7 @@ def test_an_old_event_is_not_redriven_over_a_newer_one(
     recipe: Recipe, harness: EncoderHarness, old: int, new: int
 ) -> None:
     harness.upsert("a", "unreadable", revision=old)
+    consume(harness, dead_letters=1)
     harness.upsert("a", "newer", revision=new)
     consume(harness, dead_letters=1)
     result = recipe("dlq", "redrive", "--all")
@@ -141,6 +142,7 @@ def test_an_old_event_is_not_redriven_over_a_newer_one(
 
 def test_a_retraction_is_newer_too(recipe: Recipe, harness: EncoderHarness) -> None:
     harness.upsert("a", "unreadable")
+    consume(harness, dead_letters=1)
     harness.publish(harness.key("a"), None)
     consume(harness, dead_letters=1)
     assert verdicts(recipe, "--all") == {"0/0": "superseded"}
