@@ -13,6 +13,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from recipe_client import tables
+from recipe_client.canary import canary
 from recipe_client.client import DEFAULT_GENERATOR, DEFAULT_RETRIEVER, AskOptions, RecipeClient
 from recipe_client.event_lines import read_events, read_lines
 from recipe_client.log_commands import dlq_app, export_events, import_events, topics
@@ -48,6 +49,7 @@ app.command()(topics)
 app.add_typer(dlq_app, name="dlq")
 app.command("export")(export_events)
 app.command("import")(import_events)
+app.command()(canary)
 facts_app = typer.Typer(invoke_without_command=True)
 app.add_typer(facts_app, name="facts")
 

@@ -25,7 +25,7 @@ class RetrieverMetrics:
         self.stage_seconds = Histogram(
             "recipe_retriever_stage_seconds",
             "Time of one retrieval by stage: wait for a thread (queue), encode the query, search the store, count its "
-            "facts after a miss, and all of these (total). A wait for min_position is in none of them.",
+            "facts after a miss, and, if it succeeds, all of these (total). None has a wait for min_position.",
             ["stage"],
             buckets=STAGE_BUCKETS,
             registry=registry,
