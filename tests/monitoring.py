@@ -1,5 +1,6 @@
 """What tests read of deploy/monitoring, and the metrics that the services really have."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -19,9 +20,12 @@ PROMETHEUS: Final = MONITORING / "prometheus"
 
 Rule = dict[str, Any]
 
-_SERIES: Final = re.compile(r"([a-zA-Z_:][\w:]*)\s*(\{[^}]*\})?")
+# A name that no parenthesis follows, and its matchers; what a list of labels or a range holds is taken out before.
+_SERIES: Final = re.compile(r"(?<![\w.:])([a-zA-Z_:][\w:]*)(?![\w:]|\s*\()\s*(\{[^}]*\})?")
+_LABEL_LISTS: Final = re.compile(r"\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)|\[[^\]]*\]")
 _MATCHER: Final = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
-_OURS: Final = ("recipe_", "recipe:", "process_")
+_WORDS: Final = {"and", "or", "unless", "offset", "Inf"}
+_PROMETHEUS_OWN: Final = {"up", "ALERTS"}
 # Prometheus adds them to what it scrapes.
 _TARGET_LABELS: Final = {"job", "instance"}
 
@@ -30,6 +34,18 @@ def rules() -> list[Rule]:
     """All rules, in the order of their files."""
     files = [yaml.safe_load(path.read_text()) for path in sorted((PROMETHEUS / "rules").glob("*.yml"))]
     return [rule for file in files for group in file["groups"] for rule in group["rules"]]
+
+
+def dashboards() -> dict[str, dict[str, Any]]:
+    """The committed dashboards by the names of their files."""
+    files = sorted((MONITORING / "grafana/dashboards").glob("*.json"))
+    return {path.stem: json.loads(path.read_text()) for path in files}
+
+
+def expressions() -> list[str]:
+    """What the panels of all dashboards ask for."""
+    panels = [panel for dashboard in dashboards().values() for panel in dashboard["panels"]]
+    return [target["expr"] for panel in panels for target in panel.get("targets", [])]
 
 
 def alerts() -> dict[str, Rule]:
@@ -43,9 +59,9 @@ def recorded() -> set[str]:
 
 
 def series_in(expression: str) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
-    """The product's own series that a PromQL expression names, each with its matchers: label, operator, value."""
-    for name, matchers in _SERIES.findall(expression):
-        if name.startswith(_OURS):
+    """The series that a PromQL expression names, each with its matchers: label, operator, value."""
+    for name, matchers in _SERIES.findall(_LABEL_LISTS.sub("", expression)):
+        if name not in _WORDS:
             yield name, _MATCHER.findall(matchers)
 
 
@@ -71,6 +87,8 @@ def problems(expression: str) -> list[str]:
 
 
 def _problems(name: str, matchers: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+    if name in _PROMETHEUS_OWN:
+        return
     if name.startswith("recipe:"):
         if name not in recorded():
             yield f"no rule records {name}"
@@ -80,7 +98,7 @@ def _problems(name: str, matchers: Iterable[tuple[str, str, str]]) -> Iterator[s
         return
     for label, operator, value in matchers:
         values = {labels[label] for labels in live_series()[name] if label in labels}
-        if label in _TARGET_LABELS or value.startswith("$"):
+        if label in _TARGET_LABELS:
             continue
         wanted = value.split("|") if operator in {"=~", "!~"} else [value]
         if missing := set(wanted) - values:
