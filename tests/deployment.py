@@ -1,5 +1,6 @@
 """What tests read of the deployment: the Compose file as a user gets it, and the services' own settings."""
 
+import inspect
 import os
 import re
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any, Final
 import yaml
 from pydantic_settings import BaseSettings
 
+from recipe_client.canary import canary
 from recipe_encoder.settings import ENV_PREFIX as ENCODER_PREFIX
 from recipe_encoder.settings import EncoderSettings
 from recipe_generator.settings import ENV_PREFIX as GENERATOR_PREFIX
@@ -18,6 +20,7 @@ from recipe_retriever.settings import RetrieverSettings
 
 REPOSITORY: Final = Path(__file__).parents[1]
 COMPOSE_FILE: Final = REPOSITORY / "docker-compose.yml"
+CANARY_PORT: Final = inspect.signature(canary).parameters["metrics_port"].default
 
 # Variables of the process that no settings class reads, but torch, the loader of models, or Hugging Face's hub.
 PROCESS_VARIABLES: Final = {"OMP_NUM_THREADS", "RECIPE_CACHE_DIR", "HF_HUB_OFFLINE", "HF_HOME"}

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from recipe_client import tables
 from recipe_client.base_commands import rebuild
+from recipe_client.canary import canary
 from recipe_client.client import DEFAULT_GENERATOR, DEFAULT_RETRIEVER, AskOptions, RecipeClient
 from recipe_client.event_lines import read_events, read_lines
 from recipe_client.log_commands import dlq_app, export_events, import_events, topics
@@ -49,6 +50,7 @@ app.command()(topics)
 app.add_typer(dlq_app, name="dlq")
 app.command("export")(export_events)
 app.command("import")(import_events)
+app.command()(canary)
 facts_app = typer.Typer(invoke_without_command=True)
 app.add_typer(facts_app, name="facts")
 app.command()(rebuild)

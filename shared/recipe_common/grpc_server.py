@@ -7,6 +7,7 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import Counter
 
 from recipe_common.errors import AddressUnavailableError
 from recipe_common.grpc_options import SERVER_OPTIONS
@@ -68,16 +69,17 @@ def build_server(
     port_setting: str,
     service_names: Sequence[str],
     register: Callable[[grpc.aio.Server], None],
+    calls: Counter | None = None,
 ) -> GrpcServer:
     """Binds a server to `host:port` (0 = any free port); call it in the running event loop.
 
-    `register` adds the servicers; `service_names` are their full names, for health and reflection;
-    `port_setting` is the name of the setting that chooses the port. Raises AddressUnavailableError, which
-    names it, if the server cannot listen there.
+    `register` adds the servicers; `service_names` are their full names, for health and reflection; `calls` counts
+    their calls by method and code, and not those of health and reflection; `port_setting` is the name of the
+    setting that chooses the port. Raises AddressUnavailableError, which names it, if the server cannot listen there.
     """
     serving = Event()
     options = [*SERVER_OPTIONS, ("grpc.max_connection_age_ms", CONNECTION_AGE_MS)]
-    server = grpc.aio.server(interceptors=[ErrorInterceptor(serving.is_set)], options=options)
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(serving.is_set, calls)], options=options)
     register(server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)

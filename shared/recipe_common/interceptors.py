@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar, cast
 
 import grpc
+from prometheus_client import Counter
 
 from recipe_common.errors import RecipeError, UnavailableError
 from recipe_common.grpc_errors import to_status
@@ -25,11 +26,12 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     A domain error becomes the status that `recipe_common.grpc_errors` has for it. Anything else is a defect:
     it is logged with its traceback, and the caller gets INTERNAL without any detail. Handlers must be
     coroutine functions that take one request; one that streams writes its responses to the context. Health checks
-    and reflection are always served, as they are.
+    and reflection are always served, as they are. `calls`, with the labels method and code, counts all the others.
     """
 
-    def __init__(self, is_serving: Callable[[], bool]) -> None:
+    def __init__(self, is_serving: Callable[[], bool], calls: Counter | None = None) -> None:
         self._is_serving = is_serving
+        self._calls = calls
 
     async def intercept_service(
         self,
@@ -53,22 +55,35 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
     def _guarded(self, behaviour: Handler[Request, Response], method: str) -> Handler[Request, Response]:
         async def guarded(request: Request, context: grpc.aio.ServicerContext[Request, Response]) -> Response:
+            code = grpc.StatusCode.CANCELLED  # unless one of the following ends the call
             try:
                 self._require_serving()
-                return await behaviour(request, context)
+                response = await behaviour(request, context)
             except grpc.aio.AbortError:
-                raise  # the handler has ended the call with a status of its own
+                code = grpc.StatusCode.UNKNOWN  # the handler has ended the call with a status of its own
+                raise
             except RecipeError as error:
                 status = to_status(error)
+                code = status.code
                 if status.code is grpc.StatusCode.INTERNAL:
                     logger.exception("%s failed", method)
                 return await context.abort(status.code, status.details, status.trailing_metadata)
             except Exception:  # the process boundary: this call fails, the server lives on
+                code = grpc.StatusCode.INTERNAL
                 logger.exception("%s failed because of a defect", method)
                 message = "internal error; the log of the service has the cause"
-                return await context.abort(grpc.StatusCode.INTERNAL, message)
+                return await context.abort(code, message)
+            else:
+                code = grpc.StatusCode.OK
+                return response
+            finally:
+                self._count(method, code)
 
         return guarded
+
+    def _count(self, method: str, code: grpc.StatusCode) -> None:
+        if self._calls is not None:
+            self._calls.labels(method.rpartition("/")[2], code.name).inc()
 
     def _require_serving(self) -> None:
         if not self._is_serving():

@@ -5,7 +5,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app, start_http_server
 
 from recipe_common.errors import AddressUnavailableError
 
@@ -41,7 +41,7 @@ def start_metrics_server(
     port_setting: str,
     not_ready: NotReady | None = None,
 ) -> MetricsServer:
-    """Serves the metrics of `registry` to Prometheus, and `/ready` to probes if `not_ready` is given.
+    """Serves the metrics of `registry`, with those of this process, and `/ready` to probes if `not_ready` is given.
 
     `not_ready` says what keeps the service from doing its work, None if nothing does: 503 with that text, or 200.
     It is called in a thread of the server. `port_setting` is the name of the setting that chooses the port. Raises
@@ -51,6 +51,7 @@ def start_metrics_server(
         server, thread = start_http_server(port, addr=host, registry=registry)
     except OSError as error:
         raise AddressUnavailableError(host, port, port_setting) from error
+    ProcessCollector(registry=registry)
     if not_ready is not None:
         server.set_app(_with_readiness(make_wsgi_app(registry), not_ready))
     return MetricsServer(server, thread)

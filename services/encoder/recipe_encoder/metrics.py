@@ -76,6 +76,9 @@ class EncoderMetrics:
             "From the time of an event to the moment its effect can be retrieved, by wall clock.",
             buckets=FRESHNESS_BUCKETS,
         )
+        self.model_info = gauge(
+            "recipe_encoder_model_info", "1 for the model version that facts are written for.", ["model_version"]
+        )
         self._show_every_series()
 
     def show_partition(self, partition: int, commit_age: Callable[[], float]) -> None:

@@ -81,6 +81,7 @@ class Worker:
         self._now = now
         self._stop = stop or Event()
         self._thread: Thread | None = None
+        metrics.model_info.labels(store.model_version).set(1)
 
     @property
     def is_running(self) -> bool:

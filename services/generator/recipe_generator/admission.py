@@ -17,6 +17,7 @@ class Admission:
     def __init__(self, places: int, metrics: GeneratorMetrics) -> None:
         self._places = places
         self._metrics = metrics
+        metrics.places.set(places)
         self._inside = 0
         self._seconds = 1.0  # mean duration of a request
         self._empty = asyncio.Event()

@@ -69,6 +69,7 @@ class GeneratorServer:
         """Bind, warm the LLM up, report SERVING; returns the gRPC port. Raises AddressUnavailableError."""
         registry = CollectorRegistry()
         metrics = GeneratorMetrics(registry)
+        metrics.model_info.labels(self._checkpoint.model_version).set(1)
         self._channel = grpc.aio.insecure_channel(self._settings.retriever, options=client_options(RETRIEVER))
         self._admission = Admission(self._settings.max_rows + self._settings.max_waiting, metrics)
         service = self._service(self._channel, metrics, self._admission)
@@ -78,6 +79,7 @@ class GeneratorServer:
             port_setting=self._port_settings[0],
             service_names=[SERVICE],
             register=lambda server: generator_pb2_grpc.add_GeneratorServiceServicer_to_server(service, server),
+            calls=metrics.calls,
         )
         self._metrics = start_metrics_server(
             registry,

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import grpc
@@ -14,7 +14,7 @@ from recipe_common.requests import check_namespace
 from recipe_generator.admission import Admission
 from recipe_generator.engine import Decoding, Engine, Finish, Piece
 from recipe_generator.knowledge import OFF, Applied, KnowledgeSource, Question
-from recipe_generator.metrics import GeneratorMetrics
+from recipe_generator.metrics import GeneratorMetrics, Pace
 from recipe_generator.requests import (
     Request,
     asked_decoding,
@@ -48,6 +48,7 @@ class Limits:
 class Asked:
     """A checked request, and the knowledge for it."""
 
+    at: float  # when it came in, by the metrics' clock
     ids: list[int]
     decoding: Decoding
     applied: Applied
@@ -92,7 +93,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
     async def Compare(self, request: pb.CompareRequest, context: Context) -> pb.CompareResponse:  # noqa: N802
         async with self._let_in(context):
             asked = await self._asked(request, pb.KNOWLEDGE_MODE_ON, context)
-            plain = Asked(asked.ids, asked.decoding, Applied(OFF))
+            plain = replace(asked, applied=Applied(OFF))
             with_knowledge, without = await asyncio.gather(self._answer(asked), self._answer(plain))
             return pb.CompareResponse(with_knowledge=with_knowledge, without_knowledge=without)
 
@@ -114,6 +115,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
                 ) from error
 
     async def _asked(self, request: Request, mode: pb.KnowledgeMode.ValueType, context: Context) -> Asked:
+        came = self._metrics.clock()
         text = asked_text(request)
         decoding = asked_decoding(request, self._limits.max_new_tokens)
         require_known("knowledge", mode, pb.KnowledgeMode)
@@ -124,7 +126,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
             applied = await self._look_up(request, looked_up_text(text), context)
         tokens = len(ids) + (0 if applied.prompt is None else len(applied.prompt))
         self._require_room(request, tokens, decoding.max_new_tokens)
-        return Asked(ids, decoding, applied)
+        return Asked(came, ids, decoding, applied)
 
     def _require_room(self, request: Request, tokens: int, new_tokens: int) -> None:
         if tokens + new_tokens > self._engine.max_tokens:
@@ -146,13 +148,15 @@ class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
         """The whole answer; `tell` gets each piece of its text as soon as it is there."""
         texts = []
         piece = Piece("", 0)
+        pace = Pace(self._metrics, asked.at)
         with self._metrics.stage_seconds.labels("generate").time():
             async with aclosing(self._engine.write(asked.applied.prompt, asked.ids, asked.decoding)) as pieces:
                 async for piece in pieces:
+                    pace.reached(piece.tokens)
                     texts.append(piece.text)
                     if tell is not None and piece.text:
                         await tell(piece.text)
-        self._metrics.tokens.inc(piece.tokens)
+        pace.finished()
         knowledge = asked.applied.knowledge
         status = pb.KnowledgeStatus.Name(knowledge.status)
         self._metrics.answers.labels(status.removeprefix("KNOWLEDGE_STATUS_").lower()).inc()

@@ -1,28 +1,65 @@
 """Metrics of the retriever, each declared once."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from typing import Final, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from recipe_common.call_metrics import call_counter
+from recipe_protos.retriever.v1 import retriever_pb2
+
+Stage = Literal["queue", "encode", "search", "count", "total"]
+
+STAGES: Final[tuple[Stage, ...]] = ("queue", "encode", "search", "count", "total")
+DECISIONS: Final = ("hit", "below_sentinel", "empty_base")
+STAGE_BUCKETS: Final = (0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+_MARGINS: Final = (0.5, 1, 2, 5, 10, 20, 40, 60, 80, 100, 150, 200, 400)
+MARGIN_BUCKETS: Final = (*(-margin for margin in reversed(_MARGINS)), 0, *_MARGINS)
 
 
 class RetrieverMetrics:
     """What `/metrics` of a retriever shows."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        service = retriever_pb2.DESCRIPTOR.services_by_name["RetrieverService"]
+        self.calls = call_counter("recipe_retriever_calls", service, registry)
         self.stage_seconds = Histogram(
             "recipe_retriever_stage_seconds",
-            "Time of one retrieval by stage: encode the query, search the store, all of the call.",
+            "Time of one retrieval by stage: wait for a thread (queue), encode the query, search the store, count its "
+            "facts after a miss, and, if it succeeds, all of these (total). None has a wait for min_position.",
             ["stage"],
-            buckets=(0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+            buckets=STAGE_BUCKETS,
             registry=registry,
         )
+        self.inside = Gauge(
+            "recipe_retriever_requests_inside", "Calls that have a thread or wait for one.", registry=registry
+        )
         self.decisions = Counter(
-            "recipe_retriever_decisions_total",
+            "recipe_retriever_decisions",
             "Retrievals by decision: hit, below_sentinel, empty_base.",
             ["decision"],
             registry=registry,
         )
-        self.hit_margin = Histogram(
-            "recipe_retriever_hit_margin",
-            "Similarity of a hit minus the similarity of the sentinel; unitless.",
-            buckets=(0.5, 1, 2, 5, 10, 20, 40, 60, 80, 100, 150, 200, 400),
+        self.margin = Histogram(
+            "recipe_retriever_margin",
+            "Similarity of the best fact minus that of the sentinel, unitless: of every hit, where it is above 0, and "
+            "of a sample of the misses, where it is not.",
+            ["decision"],
+            buckets=MARGIN_BUCKETS,
             registry=registry,
         )
+        self.model_info = Gauge(
+            "recipe_retriever_model_info",
+            "1 for the model version that is served.",
+            ["model_version"],
+            registry=registry,
+        )
+        self._show_every_series()
+
+    def _show_every_series(self) -> None:
+        """Zeros are better than gaps: rates and alerts see the first event too."""
+        for stage in STAGES:
+            self.stage_seconds.labels(stage)
+        for decision in DECISIONS:
+            self.decisions.labels(decision)
+        for decision in ("hit", "below_sentinel"):  # in an empty base there is nothing to compare
+            self.margin.labels(decision)

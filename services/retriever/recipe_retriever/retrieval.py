@@ -1,16 +1,24 @@
 """The decision about a query (arXiv 2405.03279, section 3.2): the best fact, if it beats the sentinel."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Protocol
+from itertools import count
+from typing import Final, Protocol
 
 from recipe_model.editor import QueryVector
-from recipe_retriever.metrics import RetrieverMetrics
+from recipe_retriever.metrics import RetrieverMetrics, Stage
+from recipe_store.errors import CorruptPromptError, StoreUnavailableError
 from recipe_store.facts import Match
 from recipe_store.store import KnowledgeStore
+
+logger = logging.getLogger(__name__)
+
+# One of so many misses is searched for once more: too few to be the slowest hundredth of the retrievals.
+MISSES_PER_MARGIN: Final = 200
 
 
 class Decision(Enum):
@@ -52,30 +60,44 @@ class Retriever:
         self.model_version = encoder.model_version
         self._encoder = encoder
         self._metrics = metrics
+        self._misses = count()
+        metrics.model_info.labels(encoder.model_version).set(1)
 
     def retrieve(self, namespace: str, query: str, as_of: datetime) -> Retrieval:
         """Decide about one query among the facts of `namespace` that are valid at `as_of`.
 
-        The sentinel's score is the store's score threshold, so a miss transfers nothing. Raises
-        InvalidArgumentError for a query too long to encode and StoreUnavailableError.
+        The sentinel's score is the store's score threshold, so a miss transfers nothing, but for the sample of which
+        the margin is measured. Raises InvalidArgumentError for a query too long to encode and StoreUnavailableError.
         """
-        with self._timed("total"):
-            with self._timed("encode"):
-                (encoded,) = self._encoder.query([query])
-            with self._timed("search"):
-                retrieval = self._search(namespace, encoded, as_of)
+        with self._timed("encode"):
+            (encoded,) = self._encoder.query([query])
+        retrieval = self._search(namespace, encoded, as_of)
         self._metrics.decisions.labels(retrieval.decision.value).inc()
         if retrieval.margin is not None:
-            self._metrics.hit_margin.observe(retrieval.margin)
+            self._metrics.margin.labels("hit").observe(retrieval.margin)
+        elif retrieval.decision is Decision.BELOW_SENTINEL and next(self._misses) % MISSES_PER_MARGIN == 0:
+            self._measure_miss(namespace, encoded, as_of)
         return retrieval
 
     def _search(self, namespace: str, query: QueryVector, as_of: datetime) -> Retrieval:
         threshold = query.sentinel_similarity
-        matches = self.store.search(query.vector, namespace=namespace, as_of=as_of, score_threshold=threshold)
+        with self._timed("search"):
+            matches = self.store.search(query.vector, namespace=namespace, as_of=as_of, score_threshold=threshold)
         if matches:
             return Retrieval(Decision.HIT, threshold, matches[0])
-        empty = self.store.count(namespace) == 0
+        with self._timed("count"):
+            empty = self.store.count(namespace) == 0
         return Retrieval(Decision.EMPTY_BASE if empty else Decision.BELOW_SENTINEL, threshold, None)
 
-    def _timed(self, stage: str) -> AbstractContextManager[object]:
+    def _measure_miss(self, namespace: str, query: QueryVector, as_of: datetime) -> None:
+        """By how much the best fact falls short; nothing if no fact is valid at that time."""
+        try:
+            matches = self.store.search(query.vector, namespace=namespace, as_of=as_of)
+        except (CorruptPromptError, StoreUnavailableError) as error:  # the decision about the query stands
+            logger.warning("the margin of a miss was not measured: %s", error)
+            return
+        for match in matches:
+            self._metrics.margin.labels("below_sentinel").observe(match.similarity - query.sentinel_similarity)
+
+    def _timed(self, stage: Stage) -> AbstractContextManager[object]:
         return self._metrics.stage_seconds.labels(stage).time()

@@ -3,7 +3,6 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-import grpc
 from prometheus_client import CollectorRegistry
 
 from recipe_common.grpc_server import GrpcServer, build_server
@@ -43,13 +42,16 @@ class RetrieverServer:
     async def start(self) -> int:
         """Bind, warm the model up, report SERVING; returns the gRPC port. Raises AddressUnavailableError."""
         registry = CollectorRegistry()
-        retriever = Retriever(self._encoder, self._store, RetrieverMetrics(registry))
+        metrics = RetrieverMetrics(registry)
+        retriever = Retriever(self._encoder, self._store, metrics)
+        service = RetrieverService(retriever, self._executor, metrics)
         self._grpc = build_server(
             host=self._settings.host,
             port=self._settings.port,
             port_setting=self._port_settings[0],
             service_names=[SERVICE],
-            register=lambda server: self._register(server, retriever),
+            register=lambda server: retriever_pb2_grpc.add_RetrieverServiceServicer_to_server(service, server),
+            calls=metrics.calls,
         )
         self._metrics = start_metrics_server(
             registry,
@@ -71,7 +73,3 @@ class RetrieverServer:
         if self._metrics is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._metrics.stop)
         self._executor.shutdown()
-
-    def _register(self, server: grpc.aio.Server, retriever: Retriever) -> None:
-        service = RetrieverService(retriever, self._executor)
-        retriever_pb2_grpc.add_RetrieverServiceServicer_to_server(service, server)

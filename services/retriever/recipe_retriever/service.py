@@ -1,6 +1,7 @@
 """The gRPC face of the retriever."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from recipe_protos.retriever.v1 import retriever_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2_grpc
 from recipe_retriever.log_positions import wait_until_applied
 from recipe_retriever.messages import fact_message, retrieve_response
+from recipe_retriever.metrics import RetrieverMetrics
 from recipe_retriever.retrieval import Retriever
 from recipe_store import LogPosition
 
@@ -26,9 +28,10 @@ Result = TypeVar("Result")
 class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
     """Checks requests, runs the retriever off the event loop, and turns its results into messages."""
 
-    def __init__(self, retriever: Retriever, executor: Executor) -> None:
+    def __init__(self, retriever: Retriever, executor: Executor, metrics: RetrieverMetrics) -> None:
         self._retriever = retriever
         self._executor = executor
+        self._metrics = metrics
 
     async def Retrieve(  # noqa: N802
         self, request: pb.RetrieveRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -39,7 +42,9 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
         reached = None
         if request.HasField("min_position"):
             reached = await self._wait_until_applied(_position(request.min_position), context.time_remaining())
-        retrieval = await self._run(lambda: self._retriever.retrieve(namespace, query, as_of))
+        asked = time.perf_counter()
+        retrieval = await self._run(self._queued(lambda: self._retriever.retrieve(namespace, query, as_of)))
+        self._metrics.stage_seconds.labels("total").observe(time.perf_counter() - asked)
         return retrieve_response(retrieval, self._retriever.model_version, reached)
 
     async def GetFact(  # noqa: N802
@@ -84,7 +89,18 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
         )
 
     async def _run(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        with self._metrics.inside.track_inprogress():
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    def _queued(self, work: Callable[[], Result]) -> Callable[[], Result]:
+        """Work that notes, when it begins, how long it has waited from now on."""
+        asked = time.perf_counter()
+
+        def begin() -> Result:
+            self._metrics.stage_seconds.labels("queue").observe(time.perf_counter() - asked)
+            return work()
+
+        return begin
 
 
 def _position(message: pb.LogPosition) -> LogPosition:

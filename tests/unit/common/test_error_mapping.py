@@ -1,7 +1,9 @@
 """Errors raised by a handler, as a client on the other side of a real server sees them."""
 
 import asyncio
+import itertools
 import logging
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -9,7 +11,9 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from prometheus_client import CollectorRegistry, Counter
 
+from recipe_common.call_metrics import call_counter
 from recipe_common.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -25,6 +29,8 @@ from recipe_common.grpc_server import build_server
 from recipe_protos.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+SERVICE = retriever_pb2.DESCRIPTOR.services_by_name["RetrieverService"]
 
 TWO_VIOLATIONS = InvalidArgumentError(
     [
@@ -65,7 +71,7 @@ class FailingServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         return retriever_pb2.ListFactsResponse(next_page_token="next")
 
 
-async def call(error: Exception, method: str, request: Message) -> Message:
+async def call(error: Exception, method: str, request: Message, calls: Counter | None = None) -> Message:
     server = build_server(
         port=0,
         port_setting="PORT",
@@ -73,6 +79,7 @@ async def call(error: Exception, method: str, request: Message) -> Message:
         register=lambda grpc_server: retriever_pb2_grpc.add_RetrieverServiceServicer_to_server(
             FailingServicer(error), grpc_server
         ),
+        calls=calls,
     )
     await server.start()
     await server.set_serving(True)
@@ -179,6 +186,35 @@ def test_unknown_method_is_still_unimplemented() -> None:
 def test_answer_passes_through() -> None:
     response = asyncio.run(call(NotFoundError("unused"), "ListFacts", retriever_pb2.ListFactsRequest()))
     assert response == retriever_pb2.ListFactsResponse(next_page_token="next")
+
+
+@pytest.mark.parametrize(
+    ("error", "method", "code"),
+    [
+        (NotFoundError("unused"), "ListFacts", "OK"),
+        (NotFoundError("no fact"), "Retrieve", "NOT_FOUND"),
+        (UnavailableError("warming up"), "Retrieve", "UNAVAILABLE"),
+        (KeyError("secret"), "Retrieve", "INTERNAL"),
+        (NotFoundError("unused"), "GetFact", "UNKNOWN"),
+    ],
+)
+def test_a_call_is_counted_once_by_method_and_code(error: Exception, method: str, code: str) -> None:
+    registry = CollectorRegistry()
+    calls = call_counter("calls", SERVICE, registry)
+    with suppress(grpc.aio.AioRpcError):
+        asyncio.run(call(error, method, retriever_pb2.RetrieveRequest(), calls))
+    counted = [sample for metric in registry.collect() for sample in metric.samples if sample.value == 1]
+    assert [(sample.name, sample.labels) for sample in counted] == [("calls_total", {"method": method, "code": code})]
+
+
+def test_every_method_has_its_codes_before_it_is_called() -> None:
+    registry = CollectorRegistry()
+    call_counter("calls", SERVICE, registry)
+    names = {method.name for method in SERVICE.methods}
+    codes = {code.name for code in STATUS_CODES.values()} | {"OK", "CANCELLED"}
+    assert names
+    for method, code in itertools.product(names, codes):
+        assert registry.get_sample_value("calls_total", {"method": method, "code": code}) == 0
 
 
 def test_description_is_one_line() -> None:

@@ -16,6 +16,7 @@ def test_serves_the_registry_until_stopped() -> None:
     with urlopen(f"http://127.0.0.1:{server.port}/metrics") as response:
         lines = response.read().decode().splitlines()
     assert "facts_total 3.0" in lines
+    assert any(line.startswith("process_resident_memory_bytes ") for line in lines)
     server.stop()
     with socket.create_server(("127.0.0.1", server.port)):
         pass

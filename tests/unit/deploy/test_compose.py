@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from deployment import (
+    CANARY_PORT,
     COMPOSE_FILE,
     PROCESS_VARIABLES,
     REPOSITORY,
@@ -191,6 +192,19 @@ def test_prometheus_scrapes_every_service_where_it_serves_metrics() -> None:
     for name, service in SERVICES.items():
         assert targets[name] == [f"{name}:{service.default('metrics_port')}"]
         assert set(ALL[name]["networks"]) & set(ALL["prometheus"]["networks"])
+
+
+def test_the_canary_knows_its_way_and_is_scraped() -> None:
+    environment, encoder = compose_environment("canary"), compose_environment("encoder")
+    assert environment["RECIPE_KAFKA"] == encoder["RECIPE_ENCODER_KAFKA_BOOTSTRAP_SERVERS"]
+    assert environment["RECIPE_TOPIC"] == SERVICES["encoder"].default("topic")
+    assert environment["RECIPE_GENERATOR"] == f"generator:{SERVICES['generator'].default('port')}"
+    for other in ("kafka", "generator", "prometheus"):
+        assert set(ALL["canary"]["networks"]) & set(ALL[other]["networks"])
+    config = yaml.safe_load((REPOSITORY / "deploy/monitoring/prometheus/prometheus.yml").read_text())
+    targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]}
+    assert targets["canary"] == [f"canary:{CANARY_PORT}"]
+    assert f"127.0.0.1:{CANARY_PORT}/" in ALL["canary"]["healthcheck"]["test"][-1]
 
 
 def test_grafana_finds_prometheus_and_the_dashboards_where_they_are() -> None:

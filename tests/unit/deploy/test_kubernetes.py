@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from deployment import PROCESS_VARIABLES, REPOSITORY, SERVICES, dot_env
+from deployment import CANARY_PORT, PROCESS_VARIABLES, REPOSITORY, SERVICES, dot_env
 
 KUBERNETES = REPOSITORY / "deploy/kubernetes"
 OLDEST, NEWEST = "1.30", "1.37"  # of Kubernetes: preStop.sleep came with 1.30
@@ -95,7 +95,7 @@ def test_every_reference_in_an_overlay_has_its_object(overlay: str) -> None:
             assert "configMap" not in volume or volume["configMap"]["name"] in config_maps
     for scaler in of_kind(manifests, "HorizontalPodAutoscaler", "ScaledObject").values():
         assert scaler["spec"]["scaleTargetRef"]["name"] in of_kind(manifests, "Deployment")
-    assert {"qdrant", *SERVICES} == services.keys()
+    assert {"qdrant", "canary", *SERVICES} == services.keys()
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -195,6 +195,24 @@ def test_a_services_name_cannot_become_a_setting_of_another(name: str) -> None:
     assert pod_specs(written())[name]["enableServiceLinks"] is False
 
 
+def test_the_canary_is_a_client_that_knows_its_way_and_shows_its_metrics() -> None:
+    variables = environment("canary")
+    for variable, key in (("RECIPE_KAFKA", "bootstrap-servers"), ("RECIPE_TOPIC", "topic")):
+        assert variables[variable]["valueFrom"]["configMapKeyRef"] == {"name": "recipe-log", "key": key}
+    port = SERVICES["generator"].default("port")
+    assert variables["RECIPE_GENERATOR"]["value"] == f"dns:///generator:{port}"
+    pod = of_kind(written(), "Deployment")["canary"]["spec"]["template"]["metadata"]
+    assert pod["labels"]["recipe/client"] == "true"
+    (shown,) = of_kind(written(), "Service")["canary"]["spec"]["ports"]
+    assert shown["port"] == container("canary")["ports"][0]["containerPort"] == CANARY_PORT
+
+
+def test_prometheus_may_ask_every_service_for_its_metrics() -> None:
+    (rule,) = of_kind(written(), "NetworkPolicy")["metrics"]["spec"]["ingress"]
+    ports = {SERVICES[name].default("metrics_port") for name in SERVICES} | {CANARY_PORT}
+    assert {port["port"] for port in rule["ports"]} == ports
+
+
 def secret_keys(name: str) -> set[str]:
     sources = [variable.get("valueFrom", {}) for variable in container(name)["env"]]
     return {source["secretKeyRef"]["key"] for source in sources if "secretKeyRef" in source}
@@ -271,6 +289,7 @@ def test_the_policies_let_calls_along_the_arrows_and_no_others() -> None:
     assert callers("generator", 50052) == {"client"}
     assert reached("encoder") == reached("retriever") == {"qdrant"}
     assert reached("generator") == {"retriever"}
+    assert reached("canary") == {"generator"}
     assert reached("qdrant") == reached("topics") == set()
     closed = of_kind(written(), "NetworkPolicy")["nothing-but-names"]["spec"]
     assert closed["podSelector"] == {}

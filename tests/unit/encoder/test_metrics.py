@@ -69,6 +69,7 @@ def test_every_metric_has_a_help_text(registry: CollectorRegistry) -> None:
         "recipe_encoder_rebalances_total",
         "recipe_encoder_lag_records",
         "recipe_encoder_last_commit_age_seconds",
+        "recipe_encoder_model_info",
     }
 
 

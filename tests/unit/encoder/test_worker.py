@@ -30,6 +30,8 @@ def test_pauses_double_up_to_the_longest_and_are_cut_by_half_at_most(
 class Spy:
     """Stands for log, store and dead letters, and notes in which order they are used."""
 
+    model_version = "hash-1"
+
     def __init__(self) -> None:
         self.steps: list[str] = []
 
@@ -77,3 +79,4 @@ def test_effects_come_before_the_commit_and_freshness_is_measured_after_the_writ
         assert registry.get_sample_value("recipe_encoder_stage_seconds_count", {"stage": stage}) == 1
     assert registry.get_sample_value("recipe_encoder_paused", {"dependency": "store"}) == 0
     assert registry.get_sample_value("recipe_encoder_newest_dead_letter_age_seconds") != math.inf
+    assert registry.get_sample_value("recipe_encoder_model_info", {"model_version": "hash-1"}) == 1

@@ -398,14 +398,27 @@ def test_answers_tokens_and_stages_are_counted(llm: LanguageModel) -> None:
         "recipe_generator_answers_total{",
         "recipe_generator_tokens_total ",
         "recipe_generator_stage_seconds_count",
+        "recipe_generator_first_token_seconds_count",
+        "recipe_generator_token_seconds_count",
+        "recipe_generator_calls_total{",
+        "recipe_generator_model_info",
+        "recipe_generator_request_places ",
     )
-    assert sorted(line for line in lines if line.startswith(names)) == [
+    shown = [line for line in lines if line.startswith(names) and not line.endswith('"} 0.0')]
+    assert sorted(shown) == [
         'recipe_generator_answers_total{knowledge="edited"} 2.0',
         'recipe_generator_answers_total{knowledge="unedited_degraded"} 1.0',
         'recipe_generator_answers_total{knowledge="unedited_no_match"} 1.0',
         'recipe_generator_answers_total{knowledge="unedited_off"} 2.0',
+        'recipe_generator_calls_total{code="OK",method="Compare"} 1.0',
+        'recipe_generator_calls_total{code="OK",method="Generate"} 4.0',
+        'recipe_generator_calls_total{code="UNAVAILABLE",method="Generate"} 1.0',
+        "recipe_generator_first_token_seconds_count 6.0",
+        f'recipe_generator_model_info{{model_version="{MODEL_VERSION}"}} 1.0',
+        "recipe_generator_request_places 96.0",
         'recipe_generator_stage_seconds_count{stage="generate"} 6.0',
         'recipe_generator_stage_seconds_count{stage="retrieve"} 5.0',
+        "recipe_generator_token_seconds_count 4.0",
         "recipe_generator_tokens_total 12.0",
     ]
 

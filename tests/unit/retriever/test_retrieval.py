@@ -1,15 +1,17 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from recipe_common.errors import InvalidArgumentError
+from recipe_common.errors import InvalidArgumentError, RecipeError
+from recipe_retriever import retrieval
 from recipe_retriever.metrics import RetrieverMetrics
 from recipe_retriever.retrieval import Decision, Retriever
-from recipe_store import StoreUnavailableError
+from recipe_store import CorruptPromptError, Match, StoreUnavailableError
 from recipe_store.edge_store import EdgeStore, open_edge_store
 from retrieval_harness import (
     KEY_SIZE,
@@ -143,15 +145,76 @@ def test_every_retrieval_is_counted_by_its_decision_and_timed_by_stage(
     assert counts(registry) == {
         f"{stage}encode": 4.0,
         f"{stage}search": 4.0,
-        f"{stage}total": 4.0,
+        f"{stage}count": 2.0,
         f"{decision}hit": 2.0,
         f"{decision}below_sentinel": 1.0,
         f"{decision}empty_base": 1.0,
-        "recipe_retriever_hit_margin_count": 2.0,
+        "recipe_retriever_margin_counthit": 2.0,
+        "recipe_retriever_margin_countbelow_sentinel": 1.0,
     }
-    assert registry.get_sample_value("recipe_retriever_hit_margin_sum") == 6.0
-    assert registry.get_sample_value("recipe_retriever_hit_margin_bucket", {"le": "2.0"}) == 0.0
-    assert registry.get_sample_value("recipe_retriever_hit_margin_bucket", {"le": "5.0"}) == 2.0
+
+
+def margins_up_to(registry: CollectorRegistry, decision: str, bound: float) -> float | None:
+    labels = {"decision": decision, "le": str(bound)}
+    return registry.get_sample_value("recipe_retriever_margin_bucket", labels)
+
+
+def test_margins_lie_on_either_side_of_zero(
+    store: EdgeStore, retriever: Retriever, registry: CollectorRegistry
+) -> None:
+    store.write([make_write(make_fact(), axis(0, 5.0))])
+    for query in ("north", "east"):  # margins of 3 and, as nothing points east, -2
+        retriever.retrieve("cities", query, NOW)
+    assert [margins_up_to(registry, "hit", bound) for bound in (2.0, 5.0)] == [0, 1]
+    assert [margins_up_to(registry, "below_sentinel", bound) for bound in (-5.0, -2.0)] == [0, 1]
+
+
+def test_the_margin_of_one_miss_among_many_is_measured(
+    store: EdgeStore, retriever: Retriever, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrieval, "MISSES_PER_MARGIN", 3)
+    store.write([make_write(make_fact(), axis(0, 5.0))])
+    measured = []
+    for _ in range(5):
+        retriever.retrieve("cities", "east", NOW)
+        measured.append(counts(registry)["recipe_retriever_margin_countbelow_sentinel"])
+    assert measured == [1, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("error", [StoreUnavailableError("the store is away"), CorruptPromptError("n", "f", "damaged")])
+def test_a_miss_whose_margin_cannot_be_measured_is_a_miss_all_the_same(
+    store: EdgeStore,
+    retriever: Retriever,
+    registry: CollectorRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+    error: RecipeError,
+) -> None:
+    store.write([make_write(make_fact(), axis(0, 5.0))])
+    search = store.search
+
+    def fail_without_threshold(*given: Any, score_threshold: float | None = None, **more: Any) -> list[Match]:
+        if score_threshold is None:
+            raise error
+        return search(*given, score_threshold=score_threshold, **more)
+
+    monkeypatch.setattr(store, "search", fail_without_threshold)
+    assert retriever.retrieve("cities", "east", NOW).decision is Decision.BELOW_SENTINEL
+    assert margins_up_to(registry, "below_sentinel", 400.0) == 0
+
+
+def test_the_model_version_is_a_metric(retriever: Retriever, registry: CollectorRegistry) -> None:
+    labels = {"model_version": retriever.model_version}
+    assert registry.get_sample_value("recipe_retriever_model_info", labels) == 1
+
+
+def test_every_series_is_there_before_anything_happens(registry: CollectorRegistry) -> None:
+    RetrieverMetrics(registry)
+    for decision in Decision:
+        assert registry.get_sample_value("recipe_retriever_decisions_total", {"decision": decision.value}) == 0
+    for stage in ("queue", "encode", "search", "count", "total"):
+        assert registry.get_sample_value("recipe_retriever_stage_seconds_count", {"stage": stage}) == 0
+    for method, code in (("Retrieve", "UNAVAILABLE"), ("ListFacts", "OK")):
+        assert registry.get_sample_value("recipe_retriever_calls_total", {"method": method, "code": code}) == 0
 
 
 def test_a_query_that_cannot_be_encoded_has_no_decision(retriever: Retriever, registry: CollectorRegistry) -> None:

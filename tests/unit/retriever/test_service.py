@@ -1,5 +1,6 @@
 import asyncio
 import hashlib
+import threading
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -99,6 +100,13 @@ def call(store: EdgeStore, method: str, request: Any) -> Any:
         return await getattr(stub, method)(request)
 
     return serve(store, scenario)
+
+
+async def metric_lines(server: RetrieverServer) -> list[str]:
+    """What /metrics shows."""
+    url = f"http://127.0.0.1:{server.metrics_port}/metrics"
+    response = await asyncio.to_thread(urllib.request.urlopen, url)
+    return str(response.read().decode()).splitlines()
 
 
 def refusal(store: EdgeStore, method: str, request: Any) -> grpc.aio.AioRpcError:
@@ -353,7 +361,7 @@ def test_a_store_that_does_not_answer_makes_the_service_unavailable(
 
 
 def test_a_started_retriever_serves_health_and_metrics(empty_store: EdgeStore) -> None:
-    async def scenario(stub: Stub, server: RetrieverServer, channel: grpc.aio.Channel) -> tuple[int, str]:
+    async def scenario(stub: Stub, server: RetrieverServer, channel: grpc.aio.Channel) -> tuple[int, list[str]]:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -361,10 +369,43 @@ def test_a_started_retriever_serves_health_and_metrics(empty_store: EdgeStore) -
         )
         health = await check(health_pb2.HealthCheckRequest(service=SERVICE))
         await stub.Retrieve(pb.RetrieveRequest(query="north"))
-        url = f"http://127.0.0.1:{server.metrics_port}/metrics"
-        response = await asyncio.to_thread(urllib.request.urlopen, url)
-        return health.status, response.read().decode()
+        return health.status, await metric_lines(server)
 
     status, metrics = serve(empty_store, scenario)
     assert status == health_pb2.HealthCheckResponse.SERVING
-    assert 'recipe_retriever_decisions_total{decision="empty_base"} 1.0' in metrics
+    for line in (
+        'recipe_retriever_decisions_total{decision="empty_base"} 1.0',
+        'recipe_retriever_calls_total{code="OK",method="Retrieve"} 1.0',
+        'recipe_retriever_stage_seconds_count{stage="queue"} 1.0',
+        'recipe_retriever_stage_seconds_count{stage="total"} 1.0',
+        "recipe_retriever_requests_inside 0.0",
+        f'recipe_retriever_model_info{{model_version="{MODEL_VERSION}"}} 1.0',
+    ):
+        assert line in metrics
+
+
+def test_who_waits_for_a_thread_is_inside_and_the_wait_is_timed(
+    store: EdgeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, go_on = store.search, threading.Event()
+
+    def slow(*given: Any, **more: Any) -> Any:
+        assert go_on.wait(20)
+        return search(*given, **more)
+
+    monkeypatch.setattr(store, "search", slow)
+
+    async def scenario(stub: Stub, server: RetrieverServer, _: grpc.aio.Channel) -> tuple[list[str], list[str]]:
+        asked = [asyncio.ensure_future(stub.Retrieve(pb.RetrieveRequest(query="north"))) for _ in range(3)]
+        line = "recipe_retriever_requests_inside 3.0"
+        while line not in (during := await metric_lines(server)):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        go_on.set()
+        await asyncio.gather(*asked)
+        return during, await metric_lines(server)
+
+    during, after = serve(store, scenario)
+    queued = 'recipe_retriever_stage_seconds_count{stage="queue"} '
+    assert queued + "3.0" not in during  # there are two threads
+    assert queued + "3.0" in after
+    assert "recipe_retriever_requests_inside 0.0" in after

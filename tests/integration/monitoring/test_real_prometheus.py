@@ -1,0 +1,320 @@
+"""Prometheus itself with the shipped rules, against running services with small models, through good times and bad.
+
+Its clock is 60 times as fast: what is an hour in the rules is a minute here. RECIPE_OVERVIEW_PNG names a file to
+draw the overview's panels to.
+"""
+
+import asyncio
+import json
+import math
+import os
+import re
+import shutil
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from kafka import KafkaProducer
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+
+from brokers import Topics, broker_kind
+from encoder_harness import OutageStore, wait_for
+from generation_harness import MODEL_VERSION, generator
+from monitoring import PROMETHEUS, alerts, dashboards, expressions
+from recipe_client.canary import Canary, CanaryMetrics, fly_until
+from recipe_client.client import RecipeClient
+from recipe_client.publishing import Publisher
+from recipe_common.embedded_broker import TiedProcess, claim_port
+from recipe_common.metrics_server import start_metrics_server
+from recipe_encoder.metrics import EncoderMetrics
+from recipe_encoder.settings import EncoderSettings
+from recipe_encoder.worker import Worker
+from recipe_generator.server import GeneratorServer
+from recipe_generator.transformers_engine import TransformersEngine
+from recipe_model.editor import QueryVector
+from recipe_retriever import retrieval
+from recipe_retriever.server import RetrieverServer
+from recipe_retriever.settings import RetrieverSettings
+from recipe_store.edge_store import open_edge_store
+from tiny_models import SIZES, make_language_model
+
+SPEED = 60
+NORMAL_SECONDS = 80  # more than the baseline's hour
+BASELINE_SAMPLES = 10
+LATE_EVENTS, LATE_SECONDS = 60, 5  # in the outage; later than what is promised
+PAUSE_SECONDS = 0.2  # between two questions
+KEY_SIZE = 4
+PROMPT_SHAPE = (SIZES.prompt_tokens, SIZES.llm_hidden)
+# It looks back beyond six hours, six minutes here, which nobody wants to wait for.
+TOO_EARLY = {"recipe:miss_margin:baseline"}
+
+Open = TypeVar("Open")
+Samples = list[tuple[float, float]]
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="prometheus is not on PATH; Debian's package of that name has it"
+)
+
+
+class Editor:
+    """A model to which every fact answers every question, but for those about something unknown."""
+
+    model_version = MODEL_VERSION
+
+    def encode(self, statements: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+        keys = np.ones((len(statements), KEY_SIZE), np.float32)
+        return keys, np.zeros((len(statements), *PROMPT_SHAPE), np.float16)
+
+    def query(self, questions: Sequence[str]) -> list[QueryVector]:
+        vector = np.full(KEY_SIZE, 10.0, np.float32)
+        return [QueryVector(vector, 70.0 if "unknown" in question else 10.0) for question in questions]
+
+
+@contextmanager
+def in_background(context: AbstractAsyncContextManager[Open]) -> Iterator[Open]:
+    """What is open in an event loop of its own thread."""
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(60)
+
+    try:
+        opened = run(context.__aenter__())
+        try:
+            yield opened
+        finally:
+            run(context.__aexit__(None, None, None))
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@asynccontextmanager
+async def answering(store: Any) -> AsyncIterator[tuple[RetrieverServer, GeneratorServer, str]]:
+    """A retriever, a generator and its address."""
+    retriever = RetrieverServer(RetrieverSettings(port=0, metrics_port=0, drain_seconds=0), Editor(), store)
+    try:
+        address = f"127.0.0.1:{await retriever.start()}"
+        async with generator(TransformersEngine(make_language_model()), address) as (server, asked):
+            yield retriever, server, asked
+    finally:
+        await retriever.stop()
+
+
+class Prometheus:
+    """A running Prometheus."""
+
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}"
+
+    def is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self._url}/-/ready") as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False
+
+    def get(self, path: str, **parameters: object) -> Any:
+        with urllib.request.urlopen(f"{self._url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}") as response:
+            return json.load(response)["data"]
+
+    def value(self, expression: str) -> float:
+        """The only value of an expression now, 0 if there is none."""
+        found = self.get("query", query=expression)["result"]
+        return float(found[0]["value"][1]) if found else 0.0
+
+    def series(self, expression: str, begin: float) -> dict[str, Samples]:
+        """What a panel shows: numbers since `begin` by their labels."""
+        expression = expression.replace("$__rate_interval", "5s")
+        found = self.get("query_range", query=expression, start=begin, end=time.time(), step=1)["result"]
+        named = {labels(each["metric"]): each["values"] for each in found}
+        numbers = {name: [(at, float(value)) for at, value in values] for name, values in named.items()}
+        finite = {name: [each for each in values if math.isfinite(each[1])] for name, values in numbers.items()}
+        return {name: values for name, values in finite.items() if values}
+
+    def raised(self) -> set[str]:
+        """The alerts that are pending or firing."""
+        return {alert["labels"]["alertname"] for alert in self.get("alerts")["alerts"]}
+
+
+def labels(metric: dict[str, str]) -> str:
+    """The values of a series' labels."""
+    return ", ".join(value for label, value in metric.items() if label != "__name__") or "all"
+
+
+def faster(text: str) -> str:
+    """Rules and configuration with every duration shortened, to a second at least."""
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+    def shorten(match: re.Match[str]) -> str:
+        return f"{max(1, int(match[1]) * unit[match[2]] // SPEED)}s"
+
+    return re.sub(r"(?<=[\[ ])(\d+)([smhd])(?=[\])\s]|$)", shorten, text)
+
+
+@contextmanager
+def prometheus(folder: Path, targets: dict[str, int]) -> Iterator[Prometheus]:
+    """The shipped configuration in `folder`, run on the ports at which each job is here."""
+    port = claim_port(0)
+    (folder / "rules").mkdir()
+    for path in (PROMETHEUS / "rules").glob("*.yml"):
+        text = faster(path.read_text()).replace(">= 720", f">= {BASELINE_SAMPLES}")
+        (folder / "rules" / path.name).write_text(text)
+    configuration = faster((PROMETHEUS / "prometheus.yml").read_text())
+    for job, here in ({"127.0.0.1": port} | targets).items():
+        configuration, replaced = re.subn(rf'"{job}:\d+"', f'"127.0.0.1:{here}"', configuration)
+        assert replaced == 1
+    (folder / "prometheus.yml").write_text(configuration)
+    command = [
+        "prometheus",
+        f"--config.file={folder}/prometheus.yml",
+        f"--storage.tsdb.path={folder}/data",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=warn",
+    ]
+    process = TiedProcess(command, dict(os.environ))
+    try:
+        running = Prometheus(port)
+        wait_for(running.is_ready, "Prometheus")
+        yield running
+    finally:
+        process.stop(5.0)
+
+
+class Deployment:
+    """All services, with their knobs."""
+
+    def __init__(self, publisher: Publisher, client: RecipeClient, outage: OutageStore, poison: Any) -> None:
+        self.outage = outage
+        self.poison: Callable[[], None] = poison
+        self._publisher = publisher
+        self._client = client
+        self.metrics_ports: dict[str, int] = {}
+
+    def publish(self) -> None:
+        """A fact that every known question is about."""
+        self._publisher.publish({"fact_id": "f", "upsert": {"statement": "The river of Aville is Dee"}})
+
+    def ask(self, question: str) -> None:
+        self._client.ask(question, max_new_tokens=4)
+
+
+@pytest.fixture
+def deployment(broker: str, topics: Topics, tmp_path: Path) -> Iterator[Deployment]:
+    store = open_edge_store(tmp_path / "store", MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)
+    outage: Any = OutageStore(store)
+    settings = EncoderSettings(
+        kafka_bootstrap_servers=broker,
+        topic=topics.updates,
+        assignment="manual" if broker_kind() == "tansu" else "group",
+        retry_max_seconds=1,
+        store_path=Path("unused"),
+    )
+    encoded, flown, stop = CollectorRegistry(), CollectorRegistry(), Event()
+    worker = Worker(settings, Editor(), outage, EncoderMetrics(encoded))
+    producer = KafkaProducer(bootstrap_servers=broker)
+    with (
+        in_background(answering(store)) as (retriever, generator_, address),
+        Publisher(broker, topics.updates) as publisher,
+        RecipeClient(generator=address, timeout_seconds=3) as client,
+    ):
+        made = Deployment(publisher, client, outage, lambda: producer.send(topics.updates, b"a/b", b"nonsense").get(9))
+        canary = Canary(publisher, client, CanaryMetrics(flown), "canary")
+        servers = [start_metrics_server(registry, port=0, port_setting="PORT") for registry in (encoded, flown)]
+        ports = (servers[0].port, retriever.metrics_port, generator_.metrics_port, servers[1].port)
+        made.metrics_ports = dict(zip(("encoder", "retriever", "generator", "canary"), ports, strict=True))
+        flying = Thread(target=fly_until, args=(stop, canary, 1.0))
+        worker.start()
+        flying.start()
+        try:
+            yield made
+        finally:
+            stop.set()
+            outage.is_down = False
+            flying.join()
+            worker.stop(30)
+            producer.close(timeout=5)
+            for server in servers:
+                server.stop()
+    store.close()
+
+
+def use(deployment: Deployment, questions: Sequence[str], until: Callable[[], bool]) -> None:
+    """Asks the questions again and again."""
+    deadline = time.monotonic() + NORMAL_SECONDS * 2
+    while not until():
+        assert time.monotonic() < deadline, "what was waited for did not happen"
+        for question in questions:
+            deployment.ask(question)
+            time.sleep(PAUSE_SECONDS)
+
+
+KNOWN, UNKNOWN = "The river of Aville is", "The unknown river of Beton is"
+USUAL = [KNOWN, KNOWN, KNOWN, UNKNOWN]
+
+
+def test_dashboards_show_and_alerts_tell_what_happens(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrieval, "MISSES_PER_MARGIN", 3)
+    with prometheus(tmp_path, deployment.metrics_ports) as watching:
+        wait_for(lambda: watching.value("sum(up)") == 5, "all to be scraped")
+        begin = time.time()
+        deployment.publish()
+
+        normal_until = time.monotonic() + NORMAL_SECONDS
+        use(deployment, USUAL, lambda: time.monotonic() > normal_until)
+        assert watching.raised() == set()
+
+        deployment.poison()
+        use(deployment, USUAL, lambda: "RecipeDeadLetters" in watching.raised())
+
+        deployment.outage.is_down = True
+        for _ in range(LATE_EVENTS):
+            deployment.publish()
+        late = time.monotonic() + LATE_SECONDS
+        use(deployment, USUAL, lambda: time.monotonic() > late and "RecipeEncoderPaused" in watching.raised())
+        deployment.outage.is_down = False
+        use(deployment, USUAL, lambda: "RecipeErrorBudgetBurnsFast" in watching.raised())
+        assert not {"RecipeServiceDown", "RecipeModelVersionsDiffer"} & watching.raised()
+
+        use(deployment, [UNKNOWN], lambda: "RecipeHitShareDrifts" in watching.raised())
+
+        assert {each for each in expressions() if not watching.series(each, begin)} == TOO_EARLY
+        assert watching.raised() <= alerts().keys()
+        draw_overview(watching, begin, Path(os.environ.get("RECIPE_OVERVIEW_PNG", tmp_path / "overview.png")))
+
+
+def draw_overview(watching: Prometheus, begin: float, path: Path) -> None:
+    """The panels of the overview as Grafana would lay them out, more or less."""
+    import matplotlib as mpl  # noqa: PLC0415 (seconds, and only here)
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    panels = [panel for panel in dashboards()["overview"]["panels"] if panel["type"] != "row"]
+    columns = 3
+    figure, axes = plt.subplots(math.ceil(len(panels) / columns), columns, figsize=(15, 14), layout="constrained")
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        for target in panel["targets"]:
+            for named, samples in watching.series(target["expr"], begin).items():
+                label = named if named != "all" else target["legendFormat"]
+                axis.plot([at - begin for at, _ in samples], [value for _, value in samples], label=label)
+        axis.set_title(f"{panel['title']} ({panel['fieldConfig']['defaults']['unit']})", fontsize=10)
+        axis.legend(fontsize=6)
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=70)
+    plt.close(figure)
