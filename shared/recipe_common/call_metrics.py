@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter
 CODES: Final = (
     "OK",
     "CANCELLED",
+    "DATA_LOSS",
     "DEADLINE_EXCEEDED",
     "FAILED_PRECONDITION",
     "INTERNAL",

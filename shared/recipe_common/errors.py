@@ -42,6 +42,10 @@ class UnavailableError(RecipeError):
     """A dependency or this service cannot work at the moment; the same request may succeed later."""
 
 
+class DataLossError(RecipeError):
+    """What was stored is not what was written, and is not used."""
+
+
 class AddressUnavailableError(UnavailableError):
     """A server cannot listen on its address; `setting` is the setting that chooses the port."""
 

@@ -10,6 +10,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from grpc_status import rpc_status
 
 from recipe_common.errors import (
+    DataLossError,
     DeadlineExceededError,
     FailedPreconditionError,
     InvalidArgumentError,
@@ -26,6 +27,7 @@ STATUS_CODES: Final[dict[type[RecipeError], grpc.StatusCode]] = {
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
     ResourceExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    DataLossError: grpc.StatusCode.DATA_LOSS,
     RecipeError: grpc.StatusCode.INTERNAL,
 }
 

@@ -1,13 +1,13 @@
 """What can go wrong between this project and its vector store."""
 
-from recipe_common.errors import RecipeError, UnavailableError
+from recipe_common.errors import DataLossError, UnavailableError
 
 
 class StoreUnavailableError(UnavailableError):
     """The store does not answer or refuses to work; the same call may succeed later."""
 
 
-class CorruptPromptError(RecipeError):
+class CorruptPromptError(DataLossError):
     """A stored prompt is not what was written and must not reach the LLM; publish the fact again."""
 
     def __init__(self, namespace: str, fact_id: str, reason: str) -> None:

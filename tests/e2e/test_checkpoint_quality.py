@@ -26,8 +26,9 @@ def test_unseen_edits_hold_and_unrelated_questions_are_left_alone(tmp_path: Path
     figures = evaluated(tmp_path, "counterfact", "--data", str(data), "--edits", str(EDITS))
     assert figures["edits"] == EDITS
     # Below the model card's figures by what 60 records can be off by chance.
-    assert figures["teacher_forced"]["reliability"] >= 94
-    assert figures["teacher_forced"]["generality"] >= 82
-    assert figures["teacher_forced"]["locality"] >= 92
-    assert figures["retrieval"]["right_hit"] >= 95
-    assert figures["retrieval"]["false_hit"] <= 8
+    assert figures["teacher_forced"]["reliability"] >= 96
+    assert figures["teacher_forced"]["generality"] >= 88
+    assert figures["teacher_forced"]["locality"] >= 94
+    assert figures["free_generation"]["reliability"] >= 92
+    assert figures["retrieval"]["right_hit"] >= 97
+    assert figures["retrieval"]["false_hit"] <= 6

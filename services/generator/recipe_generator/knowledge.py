@@ -9,6 +9,7 @@ import numpy.typing as npt
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from recipe_common.errors import (
+    DataLossError,
     FailedPreconditionError,
     FieldViolation,
     InvalidArgumentError,
@@ -66,7 +67,8 @@ class KnowledgeSource:
         except InvalidArgumentError:
             raise
         except RecipeError as error:
-            if question.on_failure == pb.RETRIEVER_FAILURE_POLICY_ANSWER_UNEDITED:
+            # Waiting or asking elsewhere helps against a retriever that is away, not against a damaged prompt.
+            if isinstance(error, DataLossError) or question.on_failure == pb.RETRIEVER_FAILURE_POLICY_ANSWER_UNEDITED:
                 return Applied(pb.Knowledge(status=pb.KNOWLEDGE_STATUS_UNEDITED_DEGRADED, degraded_reason=str(error)))
             raise
 
@@ -93,6 +95,8 @@ class KnowledgeSource:
                 ) from error
             if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
                 raise FailedPreconditionError(f"retriever: {details}") from error
+            if error.code() is grpc.StatusCode.DATA_LOSS:
+                raise DataLossError(f"retriever: {details}") from error
             what = f"failed ({error.code().name}: {details})"
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and seconds is not None:
                 what = f"did not answer within {seconds:g} s"

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from recipe_common.call_metrics import call_counter
 from recipe_common.errors import (
+    DataLossError,
     DeadlineExceededError,
     FailedPreconditionError,
     FieldViolation,
@@ -112,6 +113,7 @@ def details_of(error: grpc.aio.AioRpcError) -> list[AnyMessage]:
         (UnavailableError("warming up"), grpc.StatusCode.UNAVAILABLE, "warming up"),
         (StoreUnavailableError("no store"), grpc.StatusCode.UNAVAILABLE, "no store"),
         (DeadlineExceededError("too late"), grpc.StatusCode.DEADLINE_EXCEEDED, "too late"),
+        (DataLossError("prompt is damaged"), grpc.StatusCode.DATA_LOSS, "prompt is damaged"),
         (RecipeError("prompt is corrupt: é"), grpc.StatusCode.INTERNAL, "prompt is corrupt: é"),
     ],
 )

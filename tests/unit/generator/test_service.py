@@ -27,6 +27,7 @@ from generation_harness import (
 from grpc_calls import violations
 from recipe_common.clock import to_timestamp
 from recipe_common.errors import (
+    DataLossError,
     FailedPreconditionError,
     FieldViolation,
     InvalidArgumentError,
@@ -170,6 +171,19 @@ def test_a_write_that_is_not_applied_in_time_is_told_or_makes_the_answer_a_degra
     else:
         error = setup.refusal(on_retriever_failure=policy, **asked)
         assert (error.code(), error.details()) == (grpc.StatusCode.FAILED_PRECONDITION, f"retriever: {late}")
+
+
+@pytest.mark.parametrize("policy", [pb.RETRIEVER_FAILURE_POLICY_FAIL, ANSWER_UNEDITED])
+def test_a_damaged_prompt_makes_the_answer_an_unedited_one_under_either_policy(
+    llm: LanguageModel, policy: pb.RetrieverFailurePolicy.ValueType
+) -> None:
+    damaged = Setup(llm, DataLossError("the stored prompt of fact 'f' is corrupt"))
+    answer = damaged.generate(on_retriever_failure=policy)
+    assert answer.knowledge == pb.Knowledge(
+        status=pb.KNOWLEDGE_STATUS_UNEDITED_DEGRADED,
+        degraded_reason="retriever: the stored prompt of fact 'f' is corrupt",
+    )
+    assert answer.text == Setup(llm).generate(knowledge=pb.KNOWLEDGE_MODE_OFF).text
 
 
 def test_a_retrieval_gets_the_settings_time_or_what_is_left_of_the_callers(llm: LanguageModel) -> None:

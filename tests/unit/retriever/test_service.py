@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 import numpy as np
 import pytest
+import qdrant_edge as edge
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2
 
@@ -23,6 +24,7 @@ from recipe_retriever.server import SERVICE, RetrieverServer
 from recipe_retriever.settings import RetrieverSettings
 from recipe_store import LogPosition, StoreUnavailableError
 from recipe_store.edge_store import EdgeStore, open_edge_store
+from recipe_store.payload import point_id
 from retrieval_harness import (
     EVENT_TIME,
     KEY_SIZE,
@@ -265,6 +267,24 @@ def test_an_unknown_fact_has_no_history(empty_store: EdgeStore) -> None:
     error = refusal(empty_store, "GetFactHistory", pb.GetFactHistoryRequest(namespace="cities", fact_id="mayor"))
     assert error.code() is grpc.StatusCode.NOT_FOUND
     assert error.details() == "fact_id: no fact 'mayor' was ever stored in namespace 'cities'"
+
+
+def test_a_damaged_prompt_is_refused_and_counted(store: EdgeStore) -> None:
+    store.write([make_write(make_fact(), axis(0, 5.0))])
+    damaged = edge.UpdateOperation.set_payload([point_id("cities", "mayor")], {"prompt": {"data": "AAAA"}})
+    store._facts.engine.update(damaged)
+
+    async def scenario(stub: Stub, server: RetrieverServer, _: grpc.aio.Channel) -> tuple[grpc.aio.AioRpcError, str]:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.Retrieve(pb.RetrieveRequest(namespace="cities", query="north"))
+        url = f"http://127.0.0.1:{server.metrics_port}/metrics"
+        shown = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read().decode())
+        return raised.value, shown
+
+    error, shown = serve(store, scenario)
+    assert error.code() is grpc.StatusCode.DATA_LOSS
+    assert (error.details() or "").startswith("the stored prompt of fact 'mayor' in namespace 'cities' is corrupt")
+    assert 'recipe_retriever_calls_total{code="DATA_LOSS",method="Retrieve"} 1.0' in shown
 
 
 AT_FIVE = pb.LogPosition(topic="updates", partition=1, offset=5)

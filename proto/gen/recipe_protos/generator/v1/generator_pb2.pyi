@@ -59,7 +59,10 @@ class _RetrieverFailurePolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper
     """Answer with the language model alone and mark the answer KNOWLEDGE_STATUS_UNEDITED_DEGRADED."""
 
 class RetrieverFailurePolicy(_RetrieverFailurePolicy, metaclass=_RetrieverFailurePolicyEnumTypeWrapper):
-    """RetrieverFailurePolicy says what to do when knowledge was asked for and the retriever cannot be reached in time."""
+    """RetrieverFailurePolicy says what to do when knowledge was asked for and the retriever cannot be reached in time. A fact whose
+    stored prompt is damaged never fails a request: it is not applied, and the answer is marked
+    KNOWLEDGE_STATUS_UNEDITED_DEGRADED under either policy.
+    """
 
 RETRIEVER_FAILURE_POLICY_UNSPECIFIED: RetrieverFailurePolicy.ValueType  # 0
 """Same as RETRIEVER_FAILURE_POLICY_FAIL."""
