@@ -122,7 +122,7 @@ def test_metrics_count_what_happened(stack: RunningStack) -> None:
         (["retract", "x", "--namespace", "a/b"], "namespace: must not contain '/'"),
         (["ask", " "], "INVALID_ARGUMENT: prompt: must not be empty"),
         (["ask", "x", "--max-new-tokens", "100000"], "INVALID_ARGUMENT: max_new_tokens: must be at most"),
-        (["facts", "never-published"], "NOT_FOUND: fact_id: no fact 'never-published'"),
+        (["facts", "show", "never-published"], "NOT_FOUND: fact_id: no fact 'never-published'"),
         (["publish", "x", "--statement", "s", "--kafka", "127.0.0.1:1"], "correct --kafka"),
         (["ask", "x", "--generator", "127.0.0.1:1"], "is it running and is the address right?"),
     ],
