@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kafka import KafkaProducer
 from matplotlib.figure import Figure
 from prometheus_client import CollectorRegistry
 
 from brokers import running_broker
-from recipe_client.publishing import complete
+from recipe_client.publishing import Publisher
 from recipe_client.topics import topic_specs
 from recipe_common.clock import now_utc
 from recipe_common.embedded_broker import create_topics
@@ -47,20 +46,11 @@ class Pipeline:
         self._editor = editor
         self._folder = folder / name
         self._registry = CollectorRegistry()
-        self._producer = KafkaProducer(bootstrap_servers=kafka, linger_ms=1)
 
     def publish(self, events: Iterator[dict[str, Any]], rate: float | None = None) -> int:
         """Publish, at so many events per second or as fast as it goes; returns how many."""
-        started, count = time.monotonic(), 0
-        for event in events:
-            count += 1
-            if rate is not None:
-                time.sleep(max(0.0, started + count / rate - time.monotonic()))
-            whole = complete(event)
-            key = f"{whole['namespace']}/{whole['factId']}".encode()
-            self._producer.send(self.topic, key=key, value=json.dumps(whole).encode())
-        self._producer.flush()
-        return count
+        with Publisher(self._kafka, self.topic) as publisher:
+            return sum(1 for _ in publisher.publish_all(paced(events, rate)))
 
     @contextmanager
     def running(self) -> Iterator[EdgeStore]:
@@ -114,6 +104,15 @@ class Pipeline:
             self.fresh_after += [(now - fact.event_time).total_seconds() for fact in facts]
 
         store.write = observed  # type: ignore[method-assign]
+
+
+def paced(events: Iterator[dict[str, Any]], rate: float | None) -> Iterator[dict[str, Any]]:
+    """The events, each not before its time."""
+    started = time.monotonic()
+    for count, event in enumerate(events):
+        if rate is not None:
+            time.sleep(max(0.0, started + count / rate - time.monotonic()))
+        yield event
 
 
 def facts(count: int, first: int = 0, round_: int = 0) -> Iterator[dict[str, Any]]:
