@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_trainer.datasets import Edit, Question
-from recipe_trainer.wordings import Wordings, with_subject
+from recipe_trainer.wordings import Wordings, other_form, with_subject
 
 _WORD = re.compile(r"\w+")
 _NAME = re.compile(r"[A-Z]\w+(?: [A-Z]\w+)*")
@@ -48,6 +48,7 @@ class Mixture:
     versions: int
     swapped_answers: float
     unmarked: float
+    other_forms: float
 
 
 class EditPool:
@@ -116,13 +117,16 @@ class EditPool:
         edit = self.edits[index]
         wordings = edit.paraphrases + self._wordings.same_relation(edit)
         others = self._wordings.other_relations(edit) if other_relation else ()
+        paraphrase = random_.choice(wordings) if wordings else edit.prompt
+        if random_.random() < mixture.other_forms:
+            paraphrase = other_form(paraphrase) or paraphrase
         if random_.random() < mixture.swapped_answers:
             edit = replace(edit, answer=self._any_answer(random_))
         return Draw(
             index=index,
             edit=edit,
             knowledge=edit.statement if random_.random() < mixture.unmarked else edit.knowledge,
-            paraphrase=random_.choice(wordings) if wordings else edit.prompt,
+            paraphrase=paraphrase,
             unrelated=random_.choice(edit.unrelated) if edit.unrelated else None,
             other_relation=random_.choice(others) if others else None,
         )

@@ -24,6 +24,9 @@ class TrainOptions(BaseModel):
     named_subjects: float = Field(default=0.4, ge=0, le=1, description="share of sentences that name an edit's subject")
     versions: int = Field(default=10, ge=0, description="edits a step whose version in another wording is told apart")
     swapped_answers: float = Field(default=0.4, ge=0, le=1, description="share that get an answer from elsewhere")
+    other_forms: float = Field(
+        default=0.0, ge=0, le=1, description="share of paraphrases turned into (or from) questions"
+    )
     unmarked: float = Field(default=0.3, ge=0, le=1, description="share of statements whose answer is not marked")
     llm_every: int = Field(default=2, ge=1, description="steps per one that goes through the LLM; the others are cheap")
     queue: int = Field(default=10_000, ge=1, description="recent keys kept as negatives")
@@ -53,4 +56,5 @@ class TrainOptions(BaseModel):
             versions=self.versions,
             swapped_answers=self.swapped_answers,
             unmarked=self.unmarked,
+            other_forms=self.other_forms,
         )

@@ -14,6 +14,9 @@ from recipe_trainer.datasets import Edit
 _GAP = "{}"
 _FEWEST_USES = 5  # of a wording that other subjects are put into
 _OPENING = "\"'(0123456789"  # what a title or a number begins with
+_ASKS_FOR_THE = re.compile(r"(?:what|who) (?:is|was|are|were) the (.+)\?", re.IGNORECASE)
+_ASKS_WHICH = re.compile(r"(?:what|which) (\w+) (.+)\?", re.IGNORECASE)
+_THE_IS = re.compile(r"The (.+) (?:is|was|are)")
 _END = re.compile(r"('s|[?,.'])+$")
 
 
@@ -116,6 +119,22 @@ class Wordings:
         for passed in path:
             self._parent[passed] = one
         return one
+
+
+def other_form(text: str) -> str | None:
+    """A question as the beginning of a sentence, or the other way round; None where no rule fits.
+
+    By rule and clumsy at times ("X was born in what?"), but no data set pairs the two forms, and people ask in both.
+    """
+    if text.endswith("?"):
+        if found := _ASKS_FOR_THE.fullmatch(text):
+            return f"The {found[1]} is"
+        if found := _ASKS_WHICH.fullmatch(text):
+            return f"The {found[1]} that {found[2]} is"
+        return None
+    if found := _THE_IS.fullmatch(text):
+        return f"What is the {found[1]}?"
+    return f"{text} what?"
 
 
 def _capitalised(prompt: str) -> str:

@@ -12,7 +12,14 @@ TEXTS = [[f"open question {number}" for number in range(5)], ["def f(): pass"]]
 
 def mixture(edits: int, texts: int = 0, **changes: float) -> Mixture:
     """A draw of the edits as they are."""
-    plain = {"other_relations": 0, "swapped_answers": 0.0, "unmarked": 0.0, "named_subjects": 0.0, "versions": 0}
+    plain = {
+        "other_relations": 0,
+        "swapped_answers": 0.0,
+        "unmarked": 0.0,
+        "named_subjects": 0.0,
+        "versions": 0,
+        "other_forms": 0.0,
+    }
     return Mixture(edits=edits, ordinary_texts=texts, **(plain | changes))  # type: ignore[arg-type]
 
 
@@ -123,6 +130,16 @@ def test_versions_of_the_first_edits_ask_in_other_words_and_answer_otherwise() -
         assert draw.paraphrase in (draw.edit.prompt, *draw.edit.paraphrases)
     assert len({version.edit.answer for version in draws[10:]}) > 1
     assert {version.index for version in draws[10:]} <= set(range(6))
+
+
+def test_some_paraphrases_change_between_question_and_sentence() -> None:
+    asked = [Edit(f"The mayor of {name} is", "x", name, (f"{name} is ruled by",)) for name in "ABCD"]
+    pool = EditPool([asked], [1.0], [])
+    random_ = random.Random(0)
+    drawn = [draw.paraphrase for _ in range(250) for draw in pool.draw(random_, mixture(4, other_forms=0.25)).draws]
+    turned = [text for text in drawn if text.endswith("is ruled by what?")]
+    assert len(turned) == pytest.approx(250, abs=45)
+    assert all(text.endswith("is ruled by") for text in drawn if text not in turned)
 
 
 def test_swapped_answers_come_from_all_answers_subjects_and_words() -> None:

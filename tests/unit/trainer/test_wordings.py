@@ -1,7 +1,7 @@
 import pytest
 
 from recipe_trainer.datasets import Edit
-from recipe_trainer.wordings import Wordings, with_subject, wording
+from recipe_trainer.wordings import Wordings, other_form, with_subject, wording
 
 CITIES = ["Aville", "Beton", "Cford", "Dorf", "Eton"]
 
@@ -95,3 +95,18 @@ def test_an_edit_without_a_wording_has_no_other_questions() -> None:
     nameless = Edit("the mayor is", "Ann")
     wordings = Wordings([nameless, *mayors("The river of {} is", "Sample")])
     assert (wordings.same_relation(nameless), wordings.other_relations(nameless)) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("text", "turned"),
+    [
+        ("The mother tongue of Ann is", "What is the mother tongue of Ann?"),
+        ("Ann was born in", "Ann was born in what?"),
+        ("What is the mother tongue of Ann?", "The mother tongue of Ann is"),
+        ("Who was the first owner of the Aurora?", "The first owner of the Aurora is"),
+        ("Which company makes Nutella?", "The company that makes Nutella is"),
+        ("Who is Ann's father?", None),
+    ],
+)
+def test_a_question_turns_into_the_beginning_of_a_sentence_and_back(text: str, turned: str | None) -> None:
+    assert other_form(text) == turned
