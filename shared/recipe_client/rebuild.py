@@ -21,7 +21,7 @@ from recipe_encoder.events import KafkaRecord
 from recipe_encoder.metrics import EncoderMetrics
 from recipe_store import Fact, LogPosition
 from recipe_store.client_store import ClientStore
-from recipe_store.ordering import FactName, fact_order, newest_facts
+from recipe_store.ordering import FactName, fact_name, fact_order, newest_facts
 
 BATCH: Final = 256  # records that are encoded together
 SAMPLE: Final = 200  # facts that are compared one by one
@@ -112,7 +112,8 @@ class Rebuild:
         self._refused += len(batch.refused)
 
     def _remember(self, facts: list[Fact]) -> None:
-        orders = {name: fact_order(fact) for name, fact in self._standing.items()}
+        names = {fact_name(fact) for fact in facts}
+        orders = {name: fact_order(self._standing[name]) for name in names & self._standing.keys()}
         for name, (fact, _) in newest_facts(((fact, None) for fact in facts), orders).items():
             self._standing[name] = fact
 

@@ -78,7 +78,7 @@ class ClientStore(PointStore):
 
     The alias `facts-VERSION` names that collection, and every call goes through it: when the alias moves to a rebuilt
     collection, running services follow at once, and never to the keys of another version. The alias `facts-live` says
-    which version answers; `collection` is set for a collection that is not current.
+    which version answers. Only what `new_collection` returns goes to its collection by name.
     """
 
     def __init__(self, client: QdrantClient, schema: StoreSchema, *, must_be_live: bool = False) -> None:

@@ -7,7 +7,7 @@ from recipe_trainer.batches import Mixture
 
 
 class TrainOptions(BaseModel):
-    """Options of one run; the defaults are those that made the shipped checkpoint."""
+    """Options of one run; the defaults are those of the first of the runs that made the shipped checkpoint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

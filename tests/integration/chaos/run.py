@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from threading import Thread
-from typing import Any, get_args
+from typing import get_args
 
 from kafka import KafkaConsumer, TopicPartition
 
@@ -26,6 +26,7 @@ from brokers import ApacheKafka, Topics, apache_kafka
 from encoder_harness import KEY_SIZE, PROMPT_SHAPE, wait_for
 from integration.chaos.publisher import NAMESPACE, Publisher
 from integration.chaos.victim import MODEL_VERSION, Plan, Stage
+from recipe_client.log import open_log
 from recipe_common.embedded_broker import TopicSpec, create_topics
 from recipe_encoder.dead_letters import HEADER_PREFIX
 from recipe_encoder.events import InvalidEventError, KafkaRecord, parse_record
@@ -156,7 +157,7 @@ def _take_store_away(outage: Path, seconds: float) -> None:
 
 
 def _judge(servers: str, store: EdgeStore, acknowledged: list[tuple[int, int]], report: Report) -> None:
-    log = list(_records(servers, TOPICS.updates, PARTITIONS))
+    log = _records(servers, TOPICS.updates)
     report.events = len(log)
     report.acknowledged_but_gone = len(set(acknowledged) - {(record.partition, record.offset) for record in log})
     events, malformed = _parse(log)
@@ -173,7 +174,7 @@ def _judge(servers: str, store: EdgeStore, acknowledged: list[tuple[int, int]], 
         kept.update(places)
         report.stale += store.get(*name) != fact
     report.stale += len(listed.keys() - expected.keys())
-    letters = Counter(_origins(_records(servers, TOPICS.dead_letters, 1)))
+    letters = Counter(_origins(_records(servers, TOPICS.dead_letters)))
     report.repeated_dead_letters = sum(count - 1 for count in letters.values())
     good = {(fact.position.partition, fact.position.offset) for fact in events}
     report.lost = len(good - kept) + len(malformed - letters.keys())
@@ -209,21 +210,15 @@ def _all(store: EdgeStore) -> Iterator[Fact]:
             return
 
 
-def _records(servers: str, topic: str, partitions: int) -> Iterator[Any]:
-    with closing(KafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False)) as consumer:
-        assigned = [TopicPartition(topic, number) for number in range(partitions)]
-        consumer.assign(assigned)
-        consumer.seek_to_beginning()
-        ends = consumer.end_offsets(assigned)
-        while any(consumer.position(each) < end for each, end in ends.items()):
-            for records in consumer.poll(timeout_ms=500).values():
-                yield from records
+def _records(servers: str, topic: str) -> list[KafkaRecord]:
+    with open_log(servers, topic) as log:
+        return list(log.records())
 
 
-def _origins(letters: Iterator[Any]) -> Iterator[tuple[int, int]]:
+def _origins(letters: list[KafkaRecord]) -> Iterator[tuple[int, int]]:
     for letter in letters:
         headers = dict(letter.headers)
-        yield int(headers[f"{HEADER_PREFIX}partition"]), int(headers[f"{HEADER_PREFIX}offset"])
+        yield int(headers[f"{HEADER_PREFIX}partition"] or b""), int(headers[f"{HEADER_PREFIX}offset"] or b"")
 
 
 def main() -> int:
