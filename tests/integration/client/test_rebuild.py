@@ -1,5 +1,6 @@
 """A knowledge base that is rebuilt from the log of a real broker, while it is asked."""
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -96,6 +97,7 @@ def asking(ask: Callable[[], list[Match]]) -> Iterator[list[list[Match]]]:
     def again() -> None:
         while not stop.is_set():
             answers.append(ask())
+            time.sleep(0.002)  # local mode's lock would never come free for the rebuild
 
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(again)
