@@ -35,6 +35,7 @@ SIZES = RecipeSizes(
     representation=12,
     prompt_tokens=3,
     sentinel_tokens=2,
+    spelling=8,
 )
 
 # Operations this small only lose by being shared out among threads.

@@ -133,13 +133,14 @@ def load_tensors(model: RecipeModel, checkpoint: Checkpoint) -> None:
 
 
 def trained_tensors(model: RecipeModel) -> dict[str, Tensor]:
-    """What training sets or changes: all but the encoder's word embeddings, with the heads' constants."""
+    """What training sets or changes: all but the encoder's word embeddings, with constants of the other parts."""
     frozen = {id(parameter) for parameter in model.encoder.get_input_embeddings().parameters()}
     parameters = {name: value for name, value in model.named_parameters() if id(value) not in frozen}
-    heads = {"key_head": model.key_head, "query_head": model.query_head, "prompt_head": model.prompt_head}
+    parts = ("spelling", "key_head", "query_head", "prompt_head")
+    modules = {name: module for name, module in model.named_children() if name in parts}
     constants = {
-        f"{head}.{name}": value
-        for head, module in heads.items()
+        f"{part}.{name}": value
+        for part, module in modules.items()
         for name, value in module.named_buffers()
         if value.is_floating_point()  # not the count of batches that the statistics were taken over
     }

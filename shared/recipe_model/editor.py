@@ -76,7 +76,7 @@ class QueryEncoder:
                     )
                 ]
             )
-        return self._model.features(tokens["input_ids"], tokens["attention_mask"])
+        return self._model.features(tokens["input_ids"], tokens["attention_mask"], texts)
 
 
 class RecipeEditor(QueryEncoder):

@@ -1,21 +1,27 @@
 """The trainable networks of RECIPE (arXiv 2405.03279, section 3), named and shaped as in the paper.
 
-    r_k     = MLP_K(pool(f_rm(k)))      knowledge representation, the key that is searched     [R]
-    r~_q    = MLP_Q(pool(f_rm(q)))      query representation                                   [R]
+    f(t)    = pool(f_rm(t)) ++ s(t)     features, s the spelling (see spelling.py)             [3h + g]
+    r_k     = MLP_K(f(k))               knowledge representation, the key that is searched     [R]
+    r~_q    = MLP_Q(f(q))               query representation                                   [R]
     p_k     = w_k + MLP_P(r_k)          continuous prompt in the LLM's embedding space         [l, d]
-    r_Theta = MLP_K(pool(f_rm(Theta)))  knowledge sentinel, Theta = c trainable pseudo-tokens  [R]
+    r_Theta = MLP_K(pool(f_rm(Theta)) ++ 0)  knowledge sentinel, Theta = c trainable pseudo-tokens  [R]
 
 A query hits the fact j = argmax_j r~_q . r_kj exactly when r~_q . r_kj > r~_q . r_Theta.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
+from recipe_model.spelling import Spelling
+
 OWN_PART = 0.1  # of the words' scale: what a step of the optimiser moves MLP_P's part by, against the words
+SPELLED_PART = 0.7  # of the pooled features' spread: what the spelling's are given to start with
 STARTING_GAIN = 0.7  # a question's similarity to its statement, divided by sqrt(R), then starts at about 15
 
 
@@ -28,10 +34,15 @@ class RecipeSizes:
     representation: int = 1024  # R
     prompt_tokens: int = 16  # l
     sentinel_tokens: int = 10  # c
+    spelling: int = 0  # g
+
+    @property
+    def features(self) -> int:
+        return 3 * self.encoder_hidden + self.spelling
 
 
 class RepresentationHead(nn.Module):
-    """MLP_K and MLP_Q: x = W1 h + b1, r = x + ReLU(W2 x + b2). Features [b, 3h] to representations [b, R].
+    """MLP_K and MLP_Q: x = W1 h + b1, r = x + ReLU(W2 x + b2). Features h [b, 3h + g] to representations [b, R].
 
     h is centred and scaled by constants first. W1 and b1 could do the same, but what all texts have in common is most
     of h, and each step of the optimiser would shift all representations along it.
@@ -103,22 +114,24 @@ class RecipeModel(nn.Module):
         self.sizes = sizes
         self.encoder = encoder
         self.encoder.get_input_embeddings().requires_grad_(False)
-        self.key_head = RepresentationHead(3 * sizes.encoder_hidden, sizes.representation)
-        self.query_head = RepresentationHead(3 * sizes.encoder_hidden, sizes.representation)
+        self.spelling = Spelling(sizes.spelling) if sizes.spelling else None
+        self.key_head = RepresentationHead(sizes.features, sizes.representation)
+        self.query_head = RepresentationHead(sizes.features, sizes.representation)
         self.prompt_head = PromptHead(sizes)
         self.sentinel_tokens = nn.Parameter(self._random_words(sizes.sentinel_tokens))
 
-    def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """pool(f_rm(.)): token ids and mask [b, t] to features [b, 3h]."""
+    def features(self, input_ids: Tensor, attention_mask: Tensor, texts: Sequence[str]) -> Tensor:
+        """f(.): texts, with their token ids and mask [b, t], to features [b, 3h + g]."""
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return pool(hidden.float(), attention_mask)
+        pooled = pool(hidden.float(), attention_mask)
+        return pooled if self.spelling is None else torch.cat([pooled, self.spelling(texts)], dim=-1)
 
     def keys(self, features: Tensor) -> Tensor:
-        """r_k: features [b, 3h] of knowledge statements to keys [b, R]."""
+        """r_k: features [b, 3h + g] of knowledge statements to keys [b, R]."""
         return self.key_head(features)  # type: ignore[no-any-return]
 
     def queries(self, features: Tensor) -> Tensor:
-        """r~_q: features [b, 3h] of questions to query representations [b, R]."""
+        """r~_q: features [b, 3h + g] of questions to query representations [b, R]."""
         return self.query_head(features)  # type: ignore[no-any-return]
 
     def prompts(self, keys: Tensor, words: Tensor) -> Tensor:
@@ -130,16 +143,19 @@ class RecipeModel(nn.Module):
         tokens = self.sentinel_tokens.unsqueeze(0)  # [1, c, h]
         mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
         hidden = self.encoder(inputs_embeds=tokens, attention_mask=mask).last_hidden_state
-        return self.keys(pool(hidden.float(), mask)).squeeze(0)
+        pooled = pool(hidden.float(), mask)
+        return self.keys(functional.pad(pooled, (0, self.sizes.spelling))).squeeze(0)
 
     def start_heads(self, typical_features: Tensor) -> None:
-        """Start both representation heads as one orthogonal projection of centred, scaled features [b, 3h].
+        """Start both representation heads as one orthogonal projection of centred, scaled features [b, 3h + g].
 
         A question then finds its statement by what pre-training knows of their likeness, before any training; two
         random heads know nothing of each other, and learning that again costs the encoder what it knew.
         """
         head = self.key_head
         with torch.no_grad():
+            if self.spelling is not None:
+                typical_features = self._balanced(self.spelling, typical_features)
             head.center.copy_(typical_features.mean(dim=0))
             head.spread.copy_((typical_features - head.center).square().mean().sqrt())
             nn.init.orthogonal_(head.project.weight, gain=STARTING_GAIN)
@@ -155,6 +171,14 @@ class RecipeModel(nn.Module):
         with torch.no_grad():
             self.prompt_head.scale.fill_(OWN_PART * words_rms)
             self.prompt_head.project.weight.zero_()
+
+    def _balanced(self, spelling: Spelling, features: Tensor) -> Tensor:
+        """Scale the spelling to SPELLED_PART of the pooled features' spread; returns the features [b, 3h + g] so."""
+        pooled, spelled = features[:, : -spelling.size], features[:, -spelling.size :]
+        spreads = [part.sub(part.mean(dim=0)).square().mean().sqrt() for part in (pooled, spelled)]
+        factor = SPELLED_PART * spreads[0] / spreads[1]
+        spelling.scale.mul_(factor)
+        return torch.cat([pooled, factor * spelled], dim=-1)
 
     def _random_words(self, count: int) -> Tensor:
         words = cast("Tensor", self.encoder.get_input_embeddings().weight)

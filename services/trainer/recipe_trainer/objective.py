@@ -102,14 +102,15 @@ class Objective:
         )
 
     def features(self, texts: Sequence[str]) -> Tensor:
-        """Features [b, 3h], in groups of like length: padding would be most of the work otherwise."""
+        """Features [b, 3h + g], in groups of like length: padding would be most of the work otherwise."""
         ids = self._tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
         groups = by_length([len(row) for row in ids], ENCODER_GROUP)
         features = []
         for group in groups:
             tokens = self._tokenizer.pad({"input_ids": [ids[row] for row in group]}, return_tensors="pt")
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._autocast):
-                features.append(self._model.features(tokens["input_ids"], tokens["attention_mask"]))
+                group_texts = [texts[row] for row in group]
+                features.append(self._model.features(tokens["input_ids"], tokens["attention_mask"], group_texts))
         return torch.cat(features)[original_order(groups)]
 
     def _contrast(self, batch: Batch, encoded: Encoded, random_: random.Random) -> ContrastBatch:

@@ -9,6 +9,7 @@ from torch import Tensor
 from recipe_common.answers import says
 from recipe_common.progress import with_progress
 from recipe_model.language_model import LanguageModel
+from recipe_trainer.batches import by_length
 from recipe_trainer.datasets import Question
 from recipe_trainer.knowledge_base import BATCH
 from recipe_trainer.teacher_forcing import Answered, answer_logits, answer_targets, answered
@@ -53,13 +54,15 @@ def teacher_forced_agreement(asked: Sequence[Decided], llm: LanguageModel) -> li
 
 def exact_matches(asked: Sequence[Decided], llm: LanguageModel) -> list[float]:
     """Per question 1.0 if the LLM's free continuation begins with the answer, else 0.0."""
-    matches: list[float] = []
-    for start in with_progress(range(0, len(asked), BATCH), "generating answers"):
-        part = asked[start : start + BATCH]
-        longest = max(len(llm.answer_ids(item.question.answer)) for item in part)
-        texts = [item.question.text for item in part]
-        written = llm.generate_batch([item.prompt for item in part], texts, longest + FREE_TOKENS_BEYOND_ANSWER)
-        matches += [float(says(text, item.question.answer)) for text, item in zip(written, part, strict=True)]
+    matches = [0.0] * len(asked)
+    # In groups of like answers: a batch writes as many tokens as its longest answer needs.
+    lengths = [len(llm.answer_ids(item.question.answer)) for item in asked]
+    for rows in with_progress(by_length(lengths, BATCH), "generating answers"):
+        part = [asked[row] for row in rows]
+        tokens = max(lengths[row] for row in rows) + FREE_TOKENS_BEYOND_ANSWER
+        written = llm.generate_batch([item.prompt for item in part], [item.question.text for item in part], tokens)
+        for row, text, item in zip(rows, written, part, strict=True):
+            matches[row] = float(says(text, item.question.answer))
     return matches
 
 

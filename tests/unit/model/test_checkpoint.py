@@ -51,7 +51,7 @@ def test_a_saved_checkpoint_is_read_back_in_half_precision(path: Path) -> None:
 
 def test_a_built_model_computes_what_the_saved_one_did(path: Path) -> None:
     model = make_recipe_model()
-    model.start_heads(1.0 + 3.0 * torch.randn(64, 3 * SIZES.encoder_hidden))
+    model.start_heads(1.0 + 3.0 * torch.randn(64, SIZES.features))
     with torch.no_grad():
         for value in trained_tensors(model).values():
             value.copy_(value.half().float())  # so that nothing is rounded away
@@ -61,7 +61,7 @@ def test_a_built_model_computes_what_the_saved_one_did(path: Path) -> None:
 
     assert not built.training
     assert not any(parameter.requires_grad for parameter in built.parameters())
-    features = torch.randn(4, 3 * SIZES.encoder_hidden)
+    features = torch.randn(4, SIZES.features)
     assert torch.equal(built.keys(features), model.keys(features))
     assert torch.equal(built.queries(features), model.queries(features))
     words = torch.randn(4, SIZES.prompt_tokens, SIZES.llm_hidden)
@@ -240,14 +240,22 @@ def test_a_missing_an_unknown_and_a_misshapen_tensor_are_named(path: Path) -> No
     )
 
 
+def test_a_checkpoint_from_before_there_was_spelling_has_none() -> None:
+    identity = ModelIdentity("any", 1, 2, 3, "aa")
+    config = json.loads(CheckpointConfig(identity, identity, RecipeSizes(1, 4, 7, 8, 9, 10)).to_json())
+    del config["sizes"]["spelling"]
+    assert CheckpointConfig.from_json(json.dumps(config)).sizes == RecipeSizes(1, 4, 7, 8, 9, spelling=0)
+
+
 def test_the_configuration_survives_json() -> None:
     config = CheckpointConfig(
         encoder=ModelIdentity("encoder", 1, 2, 3, "aa"),
         llm=ModelIdentity("llm", 4, 5, 6, "bb"),
-        sizes=RecipeSizes(1, 4, 7, 8, 9),
+        sizes=RecipeSizes(1, 4, 7, 8, 9, 10),
         training={"data": {"edits": {"a.json": 0.5}}, "steps": 3},
     )
     assert CheckpointConfig.from_json(config.to_json()) == config
     assert json.loads(config.to_json())["sizes"] == {
         "encoder_hidden": 1, "llm_hidden": 4, "representation": 7, "prompt_tokens": 8, "sentinel_tokens": 9,
+        "spelling": 10,
     }  # fmt: skip

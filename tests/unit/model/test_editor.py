@@ -39,7 +39,7 @@ def editor(model: RecipeModel) -> RecipeEditor:
 
 def features_of(model: RecipeModel, text: str) -> torch.Tensor:
     tokens = byte_tokenizer(marked=True)([text], return_tensors="pt")
-    return model.features(tokens["input_ids"], tokens["attention_mask"])
+    return model.features(tokens["input_ids"], tokens["attention_mask"], [text])
 
 
 def test_an_editor_says_what_it_makes(editor: RecipeEditor) -> None:

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from recipe_model.networks import (
     OWN_PART,
+    SPELLED_PART,
     STARTING_GAIN,
     PromptHead,
     RecipeModel,
@@ -25,9 +26,9 @@ def set_linear(layer: nn.Linear, weight: list[list[float]], bias: list[float] | 
             layer.bias.copy_(torch.tensor(bias))
 
 
-def tokens_of(*texts: str) -> tuple[Tensor, Tensor]:
+def read(*texts: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     tokens = byte_tokenizer(marked=True)(list(texts), padding=True, return_tensors="pt")
-    return tokens["input_ids"], tokens["attention_mask"]
+    return tokens["input_ids"], tokens["attention_mask"], texts
 
 
 def test_representation_head_is_x_plus_relu_of_a_linear_map_of_x() -> None:
@@ -94,8 +95,8 @@ def test_pool_does_not_see_what_stands_in_padding(padding: float) -> None:
 def test_features_of_a_text_are_the_same_alone_and_padded() -> None:
     model = make_recipe_model()
 
-    alone = model.features(*tokens_of("short"))
-    padded = model.features(*tokens_of("short", "a very much longer text"))
+    alone = model.features(*read("short"))
+    padded = model.features(*read("short", "a very much longer text"))
 
     torch.testing.assert_close(padded[0], alone[0])
 
@@ -105,7 +106,8 @@ def test_sentinel_is_the_key_of_its_pseudo_tokens(make_encoder: Callable[[], Pre
     model = RecipeModel(make_encoder(), SIZES).eval()
 
     words = model.sentinel_tokens.unsqueeze(0)
-    features = pool(model.encoder(inputs_embeds=words).last_hidden_state, torch.ones(1, SIZES.sentinel_tokens))
+    pooled = pool(model.encoder(inputs_embeds=words).last_hidden_state, torch.ones(1, SIZES.sentinel_tokens))
+    features = torch.cat([pooled, torch.zeros(1, SIZES.spelling)], dim=1)
 
     assert model.sentinel_tokens.shape == (SIZES.sentinel_tokens, SIZES.encoder_hidden)
     assert model.sentinel().shape == (SIZES.representation,)
@@ -138,13 +140,16 @@ def test_word_embeddings_and_only_they_are_frozen() -> None:
 
 def test_both_heads_start_as_one_projection_of_centred_features() -> None:
     model = make_recipe_model()
-    features = 5.0 + 3.0 * torch.randn(256, 3 * SIZES.encoder_hidden)
+    features = 5.0 + 3.0 * torch.randn(256, model.sizes.features)
 
     model.start_heads(features)
 
+    assert model.spelling is not None
+    assert float(model.spelling.scale) == pytest.approx(SPELLED_PART, rel=0.05)  # both parts spread alike before
+    features[:, -SIZES.spelling :] *= model.spelling.scale.item()
     keys = model.keys(features).detach()
     torch.testing.assert_close(keys, model.queries(features).detach())
-    assert float(keys.mean(dim=0).abs().max()) < 0.2  # what all had in common is gone
+    assert float(keys.mean(dim=0).abs().max()) < 0.3  # what all had in common is gone
     shared = min(SIZES.representation, features.shape[1])
     expected = STARTING_GAIN * math.sqrt(shared / SIZES.representation)
     assert float(keys.square().mean().sqrt()) == pytest.approx(expected, rel=0.15)

@@ -25,6 +25,7 @@ TINY = {
     "representation": SIZES.representation,
     "prompt_tokens": SIZES.prompt_tokens,
     "sentinel_tokens": SIZES.sentinel_tokens,
+    "spelling": SIZES.spelling,
 }
 QUESTIONS = [{"question": f"who is {name}", "answer": ["me"]} for name in "abcd"]
 

@@ -91,7 +91,7 @@ def test_scores_compare_the_queries_with_the_sentinel_the_statements_and_the_que
 
     def features(text: str) -> Tensor:
         tokens = byte_tokenizer(marked=True)([text], return_tensors="pt")
-        return setup.model.features(tokens["input_ids"], tokens["attention_mask"])
+        return setup.model.features(tokens["input_ids"], tokens["attention_mask"], [text])
 
     texts = ["The mayor of Aville is", "Who rules Aville?", "Where is Delta?", "Who is it?"]
     queries = torch.cat([setup.model.queries(features(text)) for text in texts])

@@ -30,7 +30,7 @@ def test_the_store_and_retriever_that_serve_decide_the_same() -> None:
     # Untrained heads do not tell texts apart; these do. The sentinel lies beyond the key that is hit most.
     texts = [edit.knowledge for edit in EDITS]
     tokens = byte_tokenizer(marked=True)(texts, padding=True, return_tensors="pt")
-    model.start_heads(model.features(tokens["input_ids"], tokens["attention_mask"]))
+    model.start_heads(model.features(tokens["input_ids"], tokens["attention_mask"], texts))
     questions = [text for edit in EDITS for text in (edit.prompt, *edit.paraphrases, edit.unrelated[0].text)]
     vectors = torch.from_numpy(np.stack([query.vector for query in editor.query(questions)]))
     keys = torch.from_numpy(editor.encode(texts)[0])
@@ -57,7 +57,7 @@ def test_figures_are_percentages_over_all_edits_and_leave_training_on() -> None:
 
     def features(texts: Sequence[str]) -> Tensor:
         tokens = byte_tokenizer(marked=True)(list(texts), padding=True, return_tensors="pt")
-        return model.features(tokens["input_ids"], tokens["attention_mask"])
+        return model.features(tokens["input_ids"], tokens["attention_mask"], texts)
 
     figures = Watch(EDITS, model, llm, features, make_prompt_words()).figures()
 
@@ -74,7 +74,7 @@ def test_figures_that_nothing_is_asked_for_are_left_out() -> None:
 
     def features(texts: Sequence[str]) -> Tensor:
         tokens = byte_tokenizer(marked=True)(list(texts), padding=True, return_tensors="pt")
-        return model.features(tokens["input_ids"], tokens["attention_mask"])
+        return model.features(tokens["input_ids"], tokens["attention_mask"], texts)
 
     bare = [Edit("The mayor of Aville is", "Ann")]
     figures = Watch(bare, model, make_language_model(), features, make_prompt_words()).figures()
