@@ -59,8 +59,8 @@ class FactWrite:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One search result: the inner product of query and key, and the checked prompt p_k [l, d]."""
+    """One search result: the inner product of query and key, and what the bytes of its prompt p_k must be."""
 
     fact: Fact
     similarity: float
-    prompt: NDArray[np.float16]
+    prompt_sha256: str  # hexadecimal, as it was stored; "" if none was
