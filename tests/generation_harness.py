@@ -79,6 +79,16 @@ class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
             raise self.answer
         return self.answer
 
+    async def RetrieveBatch(  # noqa: N802
+        self, request: pb.RetrieveBatchRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.RetrieveBatchResponse:
+        raise NotImplementedError
+
+    async def Explain(  # noqa: N802
+        self, request: pb.ExplainRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ExplainResponse:
+        raise NotImplementedError
+
     async def GetFact(  # noqa: N802
         self, request: pb.GetFactRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetFactResponse:

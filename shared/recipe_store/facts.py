@@ -44,6 +44,12 @@ class Fact:
     retracted: bool = False
     retract_reason: str = ""
 
+    def valid_at(self, moment: datetime) -> bool:
+        """Whether it holds at that instant."""
+        return (self.valid_from is None or self.valid_from <= moment) and (
+            self.valid_until is None or moment < self.valid_until
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class FactWrite:

@@ -105,13 +105,13 @@ class PointStore(ABC):
         query: NDArray[np.float32],
         *,
         namespace: str,
-        as_of: datetime,
+        as_of: datetime | None,
         score_threshold: float | None = None,
         limit: int = 1,
     ) -> Matches:
         """See `KnowledgeStore.search`."""
         require_query(query, limit, self._schema)
-        moment = epoch_microseconds(as_of, "as_of")
+        where = live(namespace) if as_of is None else live_at(namespace, epoch_microseconds(as_of, "as_of"))
         threshold = None if score_threshold is None else float(np.float32(score_threshold))
         # Among 100,000 facts each further condition costs a backend more than the comparison of keys. Few facts are
         # retracted or not valid, so first the nearest are taken whatever they are.
@@ -119,7 +119,7 @@ class PointStore(ABC):
         found = self._nearest(query, in_namespace(namespace), threshold, wanted)
         matches = _matches(found, threshold, as_of)
         if len(matches) < limit and len(found) == wanted:  # there may be more behind those that do not count
-            matches = _matches(self._nearest(query, live_at(namespace, moment), threshold, limit), threshold, as_of)
+            matches = _matches(self._nearest(query, where, threshold, limit), threshold, as_of)
         return matches[:limit]
 
     def prompt(self, match: Match) -> Prompt | None:
@@ -206,7 +206,7 @@ class PointStore(ABC):
         )
 
 
-def _matches(found: Sequence[tuple[float, Payload]], threshold: float | None, as_of: datetime) -> Matches:
+def _matches(found: Sequence[tuple[float, Payload]], threshold: float | None, as_of: datetime | None) -> Matches:
     """Those of the points found that count."""
     facts = [(to_fact(payload), score, payload.get(Field.PROMPT)) for score, payload in found]
     return [
@@ -216,11 +216,9 @@ def _matches(found: Sequence[tuple[float, Payload]], threshold: float | None, as
     ]
 
 
-def _holds(fact: Fact, as_of: datetime) -> bool:
+def _holds(fact: Fact, as_of: datetime | None) -> bool:
     # Needed behind a backend's filter too: a server scores points first and reads their payloads after.
-    if fact.retracted or (fact.valid_from is not None and as_of < fact.valid_from):
-        return False
-    return fact.valid_until is None or as_of < fact.valid_until
+    return not fact.retracted and (as_of is None or fact.valid_at(as_of))
 
 
 def _first_id(page_token: str) -> str | None:

@@ -50,11 +50,13 @@ class KnowledgeStore(Protocol):
         query: NDArray[np.float32],
         *,
         namespace: str,
-        as_of: datetime,
+        as_of: datetime | None,
         score_threshold: float | None = None,
         limit: int = 1,
     ) -> Matches:
         """The facts valid at `as_of` whose keys have the largest inner product with `query` [R], best first.
+
+        None as `as_of` finds all that are not retracted, valid or not.
 
         Only similarities strictly greater than `score_threshold` (as float32) match, the paper's
         r~_q.r_k > r~_q.r_Theta. Similarities are inner products in float32, however the candidates were found.

@@ -41,7 +41,7 @@ def test_facts_are_there_after_reopening(tmp_path: Path) -> None:
     reopened.write([make_write(make_fact("n", "f", 1, 9))])
     (match,) = reopened.search(axis(0), namespace="n", as_of=NOW)
     assert (match.fact, match.similarity) == (fact, 1.0)
-    assert np.array_equal(reopened.prompt(match), prompt_of(5))
+    np.testing.assert_array_equal(reopened.prompt(match), prompt_of(5))
     assert reopened.count("n") == 1
     reopened.close()
 
@@ -60,7 +60,7 @@ def test_a_write_that_returned_survives_sigkill(tmp_path: Path) -> None:
         under_way = {write.fact.fact_id: write.fact for write in batch(written + 1)}
         for match, prompt in zip(matches, prompts, strict=True):
             assert match.fact in (possible[match.fact.fact_id], under_way[match.fact.fact_id])
-            assert np.array_equal(prompt, prompt_of(match.fact.position.offset))
+            np.testing.assert_array_equal(prompt, prompt_of(match.fact.position.offset))
 
 
 def _write_until_killed(path: Path, first_batch: int) -> int:
@@ -142,7 +142,8 @@ def test_an_indexed_base_gives_exact_scores_and_the_decisions_of_a_full_scan(tmp
         best = int(scores.argmax())
         exact = float(scores[best])
         (hit,) = store.search(query, namespace="n", as_of=NOW, score_threshold=exact - 0.01)
-        assert (hit.fact.fact_id, hit.similarity) == (str(best), pytest.approx(exact, rel=1e-6))
+        assert hit.fact.fact_id == str(best)
+        assert hit.similarity == pytest.approx(exact, rel=1e-6)
         assert store.search(query, namespace="n", as_of=NOW, score_threshold=exact + 0.01) == []
     store.write([make_write(make_fact("n", "late", 1, count), keys[0] * 2)])  # not indexed, and found all the same
     (late,) = store.search(keys[0], namespace="n", as_of=NOW)

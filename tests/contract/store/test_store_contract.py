@@ -127,7 +127,8 @@ def test_search_gives_similarity_fact_and_prompt_bit_exactly(store: PointStore, 
     assert (match.fact, match.similarity) == (fact, -4.5)
     read = store.prompt(match)
     assert read is not None
-    assert (read.dtype, read.shape) == (np.float16, PROMPT_SHAPE)
+    assert read.dtype == np.float16
+    assert read.shape == PROMPT_SHAPE
     assert read.tobytes() == prompt.tobytes()
     assert match.prompt_sha256 == hashlib.sha256(prompt.tobytes()).hexdigest()
 
@@ -280,7 +281,7 @@ def test_a_newer_revision_replaces_key_prompt_and_text(store: PointStore, namesp
     store.write([make_write(newer, axis(1))])
     (match,) = store.search(axis(1), namespace=namespace, as_of=NOW)
     assert (match.fact, match.similarity) == (newer, 1.0)
-    assert np.array_equal(store.prompt(match), prompt_of(3))
+    np.testing.assert_array_equal(store.prompt(match), prompt_of(3))
     assert store.count(namespace) == 1
 
 
