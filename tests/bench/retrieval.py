@@ -25,6 +25,8 @@ from typing import Any, Final
 import grpc
 import numpy as np
 import psutil
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from matplotlib.figure import Figure
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -147,14 +149,27 @@ async def ask(address: str, clients: int, seconds: float) -> Milliseconds:
 
 def ghz(address: str, clients: int, seconds: float) -> Milliseconds:
     """The same load by ghz, which is written in another language by other people."""
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as data:
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as data, tempfile.NamedTemporaryFile() as protoset:
+        # Its own parser of .proto files, and its reflection, know no optional fields.
+        protoset.write(descriptors(pb.DESCRIPTOR).SerializeToString())
+        protoset.flush()
         queries = [{"namespace": query.namespace, "query": query.query} for query in requests()]
         data.write(json.dumps(queries))
         data.flush()
         command = ["ghz", "--insecure", "--call", CALL, "--data-file", data.name, "-c", str(clients)]
+        command += ["--protoset", protoset.name]
         command += ["-z", f"{seconds}s", "--duration-stop", "wait", "--format", "json", address]
-        report = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+        report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
     return [detail["latency"] / 1e6 for detail in report["details"] if detail["status"] == "OK"]
+
+
+def descriptors(file: FileDescriptor) -> FileDescriptorSet:
+    """A .proto file behind all that it imports."""
+    found = FileDescriptorSet()
+    for dependency in file.dependencies:
+        found.MergeFrom(descriptors(dependency))
+    file.CopyToProto(found.file.add())
+    return found
 
 
 def agreement(served: Served, seconds: float) -> dict[str, Any]:

@@ -11,15 +11,14 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
-from grpc_health.v1 import health_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from generation_harness import health
 from grpc_calls import violations
 from recipe_common.clock import to_timestamp
 from recipe_model.editor import QueryVector
 from recipe_protos.retriever.v1 import retriever_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2_grpc
-from recipe_retriever.server import RetrieverServer
+from recipe_retriever.server import SERVICE, RetrieverServer
 from recipe_retriever.settings import MAX_QUERIES, RetrieverSettings
 from recipe_store import LogPosition
 from recipe_store.edge_store import EdgeStore, open_edge_store
@@ -168,10 +167,13 @@ def test_health_is_answered_while_a_query_is_encoded(store: EdgeStore, encoder: 
     async def scenario(stub: Stub, channel: grpc.aio.Channel) -> int:
         asked = asyncio.ensure_future(stub.Retrieve(NORTH))
         await encoder.until_begun()
-        status = await health(channel)  # the pass goes on only after this
+        health = health_pb2_grpc.HealthStub(channel)
+        response = await health.Check(
+            health_pb2.HealthCheckRequest(service=SERVICE)
+        )  # the pass goes on only after this
         encoder.go_on.set()
         await asked
-        return status
+        return int(response.status)
 
     assert serve(store, encoder, scenario) == health_pb2.HealthCheckResponse.SERVING
 

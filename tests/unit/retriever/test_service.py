@@ -417,7 +417,7 @@ def test_who_waits_for_a_thread_is_inside(store: EdgeStore, monkeypatch: pytest.
     async def scenario(stub: Stub, server: RetrieverServer, _: grpc.aio.Channel) -> list[str]:
         asked = [asyncio.ensure_future(stub.Retrieve(pb.RetrieveRequest(query="north"))) for _ in range(3)]
         line = "recipe_retriever_requests_inside 3.0"
-        while line not in await metric_lines(server):
+        while line not in await metric_lines(server):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         go_on.set()
         await asyncio.gather(*asked)
