@@ -168,7 +168,7 @@ def descriptors(file: FileDescriptor) -> FileDescriptorSet:
     found = FileDescriptorSet()
     for dependency in file.dependencies:
         found.MergeFrom(descriptors(dependency))
-    file.CopyToProto(found.file.add())
+    file.CopyToProto(found.file.add())  # type: ignore[no-untyped-call]
     return found
 
 
@@ -266,9 +266,9 @@ def plot(report: Mapping[str, Any], file: Path) -> None:
     latency.legend(fontsize=7)
     bottom = np.zeros(len(sizes))
     for stage in (*STAGES, "threads", "grpc"):
-        values = np.array([report["retrieve_ms"][size]["1"]["stages_ms"][stage] for size in sizes])
-        parts.bar([f"{int(size):,}" for size in sizes], values, bottom=bottom, label=stage)
-        bottom += values
+        heights = np.array([report["retrieve_ms"][size]["1"]["stages_ms"][stage] for size in sizes])
+        parts.bar([f"{int(size):,}" for size in sizes], heights, bottom=bottom, label=stage)
+        bottom += heights
     parts.set(title="one client, mean by stage", xlabel="facts", ylabel="ms")
     parts.legend(fontsize=7)
     for way in ("store", "full_scan", "local_mode"):

@@ -11,8 +11,9 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
+from generation_harness import health
 from grpc_calls import violations
 from recipe_common.clock import to_timestamp
 from recipe_model.editor import QueryVector
@@ -120,7 +121,7 @@ def test_one_query_too_many_is_told_when_to_come_back_and_the_others_are_answere
     async def scenario(stub: Stub, _: grpc.aio.Channel) -> tuple[list[int], list[grpc.aio.AioRpcError]]:
         inside = [asyncio.ensure_future(stub.Retrieve(NORTH)) for _ in range(MAX_QUERIES)]
         await encoder.until_begun()
-        errors = []
+        errors: list[grpc.aio.AioRpcError] = []
         while not errors:  # until all of them have come in
             try:
                 await stub.Retrieve(NORTH, timeout=0.2)
@@ -167,13 +168,10 @@ def test_health_is_answered_while_a_query_is_encoded(store: EdgeStore, encoder: 
     async def scenario(stub: Stub, channel: grpc.aio.Channel) -> int:
         asked = asyncio.ensure_future(stub.Retrieve(NORTH))
         await encoder.until_begun()
-        health = health_pb2_grpc.HealthStub(channel)
-        response = await health.Check(
-            health_pb2.HealthCheckRequest(service=SERVICE)
-        )  # the pass goes on only after this
+        status = await health(channel, SERVICE)  # the pass goes on only after this
         encoder.go_on.set()
         await asked
-        return int(response.status)
+        return status
 
     assert serve(store, encoder, scenario) == health_pb2.HealthCheckResponse.SERVING
 
