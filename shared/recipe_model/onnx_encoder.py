@@ -34,7 +34,7 @@ def on_onnx_runtime(encoder: PreTrainedModel) -> nn.Module:
             _export(encoder, graph)
             fast = OnnxEncoder(graph)
         _require_same(encoder, fast)
-    except (RuntimeError, ValueError) as error:  # torch's errors of export are RuntimeErrors
+    except (OSError, RuntimeError, ValueError) as error:  # no room for the graph, no way to export it, another result
         logger.warning("the text encoder stays on PyTorch, where queries take twice as long: %s", error)
         return encoder
     return fast
