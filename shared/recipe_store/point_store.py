@@ -155,6 +155,11 @@ class PointStore(ABC):
         """See `KnowledgeStore.count`."""
         return self._count(live(namespace))
 
+    def empty(self, namespace: str) -> bool:
+        """See `KnowledgeStore.empty`."""
+        payloads, _ = self._page(live(namespace), 1, None)
+        return not payloads
+
     @abstractmethod
     def close(self) -> None:
         """See `KnowledgeStore.close`."""

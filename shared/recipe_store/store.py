@@ -86,6 +86,10 @@ class KnowledgeStore(Protocol):
         """How many facts are not retracted, whether or not they are valid now."""
         ...
 
+    def empty(self, namespace: str) -> bool:
+        """Whether `count` is 0, without counting."""
+        ...
+
     def close(self) -> None:
         """Release the backend; the store cannot be used afterwards."""
         ...

@@ -26,8 +26,8 @@ class RetrieverMetrics:
         self.stage_seconds = Histogram(
             "recipe_retriever_stage_seconds",
             "Time of one retrieval by stage: wait for the encoder (queue), encode the query with those beside it, "
-            "search the store, fetch the prompt of a hit unless it is cached, count the facts after a miss, and, if it "
-            "succeeds, all of these (total). None has a wait for min_position.",
+            "search the store, fetch the prompt of a hit unless it is cached, look after a miss whether there are "
+            "facts (count), and, if it succeeds, all of these (total). None has a wait for min_position.",
             ["stage"],
             buckets=STAGE_BUCKETS,
             registry=registry,

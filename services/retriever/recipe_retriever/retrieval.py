@@ -114,7 +114,7 @@ class Retriever:
 
     def _miss(self, namespace: str, query: QueryVector) -> Retrieval:
         with self._timed("count"):
-            empty = self.store.count(namespace) == 0
+            empty = self.store.empty(namespace)
         return Retrieval(Decision.EMPTY_BASE if empty else Decision.BELOW_SENTINEL, query.sentinel_similarity)
 
     def _measure_miss(self, namespace: str, query: QueryVector, as_of: datetime) -> None:

@@ -107,6 +107,14 @@ def test_count_leaves_out_retracted_facts_but_not_expired_ones(store: PointStore
     assert store.count(namespace) == 2
 
 
+def test_a_namespace_of_retracted_facts_is_empty(store: PointStore, namespace: str) -> None:
+    assert store.empty(namespace)
+    store.write([make_write(make_fact(namespace, "retracted", 1, 0, retracted=True))])
+    assert store.empty(namespace)
+    store.write([make_write(make_fact(namespace, "expired", 1, 1, valid_until=NOW - timedelta(days=1)))])
+    assert not store.empty(namespace)
+
+
 def test_namespaces_do_not_see_each_other(store: PointStore, namespace: str) -> None:
     other = f"{namespace}-other"
     store.write([make_write(make_fact(namespace, "f", 1, 0)), make_write(make_fact(other, "g", 1, 1))])
