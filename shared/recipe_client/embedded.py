@@ -102,6 +102,7 @@ class EmbeddedStack:
         engine, checkpoint = await run_abandonable(lambda: load_engine(settings))
         self._report("reading the log")
         await self._until_caught_up(worker)
+        await run_abandonable(store.index)
         retriever, retriever_address = await self._start_retriever(editor, store)
         settings = settings.model_copy(update={"retriever": retriever_address})
         ports = ("--generator-port", "--metrics-port")

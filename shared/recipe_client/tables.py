@@ -77,6 +77,18 @@ def facts(found: Sequence[retriever_pb2.Fact], namespace: str) -> Table:
     return table
 
 
+def explanation(question: str, response: retriever_pb2.ExplainResponse) -> Table:
+    """The nearest facts of a question, best first, and what speaks for or against each."""
+    decision = retriever_pb2.Decision.Name(response.decision).removeprefix("DECISION_").lower()
+    table = Table("fact", "similarity", "margin", "verdict", "valid", "statement", title=f"{decision}: {question}")
+    for near in response.nearest:
+        verdict = retriever_pb2.Verdict.Name(near.verdict).removeprefix("VERDICT_").lower().replace("_", " ")
+        scores = (f"{near.similarity:.1f}", f"{near.margin:+.1f}")
+        table.add_row(near.fact.fact_id, *scores, verdict, _validity(near.fact), near.fact.statement)
+    table.caption = f"{response.reason} Sentinel: {response.sentinel_similarity:.1f}; facts: {response.facts}."
+    return table
+
+
 def history(revisions: Sequence[retriever_pb2.Fact]) -> Table:
     """Every revision of a fact, newest first."""
     newest = revisions[0]

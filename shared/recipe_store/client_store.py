@@ -22,19 +22,28 @@ from recipe_common.errors import FailedPreconditionError, FieldViolation, Invali
 from recipe_common.grpc_errors import describe_rpc_error
 from recipe_store.errors import StoreUnavailableError
 from recipe_store.filters import Condition, Equals, InRange, Where
-from recipe_store.payload import HISTORY_FIELDS, KEYWORD_FIELDS, ORDER_FIELDS, VALIDITY_FIELDS, Field, Payload
-from recipe_store.point_store import ConditionalPoint, PointStore
+from recipe_store.payload import (
+    HISTORY_FIELDS,
+    KEYWORD_FIELDS,
+    ORDER_FIELDS,
+    PROMPT_DATA,
+    VALIDITY_FIELDS,
+    Field,
+    Payload,
+)
+from recipe_store.point_store import CANDIDATES_PER_FACT, SCANNED_FACTS, ConditionalPoint, PointStore
 from recipe_store.schema import StoreSchema
 
 LIVE_ALIAS: Final = "facts-live"
 HISTORY_COLLECTION: Final = "facts-history"  # without vectors, so common to all model versions
 IN_MEMORY: Final = ":memory:"
 
-# Up to this many facts are searched exactly; above, Qdrant builds its graph index.
-EXACT_FACTS: Final = 10_000
-
 _REFUSALS: Final = (grpc.RpcError, ApiException, QdrantException)
 _WITHOUT_PROMPT: Final = models.PayloadSelectorExclude(exclude=[Field.PROMPT.value])
+_WITHOUT_PROMPT_DATA: Final = models.PayloadSelectorExclude(exclude=[PROMPT_DATA])
+_RESCORED: Final = models.SearchParams(
+    quantization=models.QuantizationSearchParams(rescore=True, oversampling=CANDIDATES_PER_FACT)
+)
 _PAGE: Final = 100
 _COLLECTION_SAFE: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
@@ -179,13 +188,16 @@ class ClientStore(PointStore):
                 query_filter=_filter(where),
                 score_threshold=threshold,
                 limit=limit,
-                with_payload=True,
+                with_payload=_WITHOUT_PROMPT_DATA,
+                search_params=None if self._local else _RESCORED,
             )
         return [(point.score, point.payload or {}) for point in response.points]
 
-    def _fetch(self, ids: Sequence[str]) -> list[Payload]:
+    def _fetch(self, ids: Sequence[str], *, with_prompts: bool = False) -> list[Payload]:
         with self._calling():
-            records = self._client.retrieve(self._collection, ids, with_payload=_WITHOUT_PROMPT)
+            records = self._client.retrieve(
+                self._collection, ids, with_payload=True if with_prompts else _WITHOUT_PROMPT
+            )
         return [record.payload or {} for record in records]
 
     def _page(self, where: Where, limit: int, first_id: str | None) -> tuple[list[Payload], str | None]:
@@ -235,12 +247,14 @@ class ClientStore(PointStore):
             _point_aliases(self._client, [LIVE_ALIAS], current)
 
     def _create_collection(self, name: str) -> None:
-        exact_kilobytes = EXACT_FACTS * self.key_size * np.dtype(np.float32).itemsize // 1024
+        scanned_kilobytes = SCANNED_FACTS * self.key_size * np.dtype(np.float32).itemsize // 1024
+        quantization = models.TurboQuantQuantizationConfig(bits=models.TurboQuantBitSize.BITS2, always_ram=True)
         self._create(
             name,
             vectors_config=models.VectorParams(size=self.key_size, distance=models.Distance.DOT),
-            optimizers_config=models.OptimizersConfigDiff(indexing_threshold=exact_kilobytes),
-            hnsw_config=models.HnswConfigDiff(full_scan_threshold=exact_kilobytes),
+            optimizers_config=models.OptimizersConfigDiff(indexing_threshold=scanned_kilobytes),
+            hnsw_config=models.HnswConfigDiff(m=0),  # no graph
+            quantization_config=models.TurboQuantization(turbo=quantization),
             metadata=self._schema.to_json(),
         )
         self._create_indexes(name, _FACT_INDEXES)

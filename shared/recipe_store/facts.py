@@ -44,6 +44,12 @@ class Fact:
     retracted: bool = False
     retract_reason: str = ""
 
+    def valid_at(self, moment: datetime) -> bool:
+        """Whether it holds at that instant."""
+        return (self.valid_from is None or self.valid_from <= moment) and (
+            self.valid_until is None or moment < self.valid_until
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class FactWrite:
@@ -59,8 +65,8 @@ class FactWrite:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One search result: the inner product of query and key, and the checked prompt p_k [l, d]."""
+    """One search result: the inner product of query and key, and what the bytes of its prompt p_k must be."""
 
     fact: Fact
     similarity: float
-    prompt: NDArray[np.float16]
+    prompt_sha256: str  # hexadecimal, as it was stored; "" if none was

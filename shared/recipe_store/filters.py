@@ -1,9 +1,8 @@
 """The conditions the store is asked to apply, said once for every backend; each adapter translates them."""
 
 from dataclasses import dataclass
-from datetime import datetime
 
-from recipe_store.payload import LIVE, Field, epoch_microseconds, revision_halves
+from recipe_store.payload import LIVE, Field, revision_halves
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +50,8 @@ def live(namespace: str) -> Where:
     return Where(must=(Equals(Field.NAMESPACE, namespace), Equals(Field.STATE, LIVE)))
 
 
-def live_at(namespace: str, as_of: datetime) -> Where:
-    """The facts of the namespace that are not retracted and valid at `as_of`."""
-    moment = epoch_microseconds(as_of, "as_of")
+def live_at(namespace: str, moment: int) -> Where:
+    """The facts of the namespace that are not retracted and valid at `moment`, in microseconds since 1970."""
     # Said by what rules a fact out, because an unbounded end is stored as no value.
     expired = (InRange(Field.VALID_FROM, gt=moment), InRange(Field.VALID_UNTIL, lte=moment))
     return Where(must=live(namespace).must, must_not=expired)

@@ -36,6 +36,7 @@ class Field(StrEnum):
     PROMPT = "prompt"
 
 
+PROMPT_DATA: Final = f"{Field.PROMPT.value}.data"  # what is large of a prompt
 KEYWORD_FIELDS: Final = (Field.NAMESPACE, Field.STATE)
 HISTORY_FIELDS: Final = (Field.NAMESPACE, Field.FACT_ID)
 VALIDITY_FIELDS: Final = (Field.VALID_FROM, Field.VALID_UNTIL)

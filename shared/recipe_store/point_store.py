@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from recipe_store.ordering import FactName, fact_name, fact_order, newest_writes
 from recipe_store.payload import (
     Field,
     Payload,
+    epoch_microseconds,
     partition_id,
     point_id,
     position_payload,
@@ -24,10 +26,16 @@ from recipe_store.payload import (
     to_fact,
     to_payload,
 )
-from recipe_store.prompt_codec import decode_prompt
+from recipe_store.prompt_codec import decode_prompt, stored_digest
 from recipe_store.schema import StoreSchema
-from recipe_store.store import FactPage, Facts, Matches
+from recipe_store.store import FactPage, Facts, Matches, Prompt
 from recipe_store.validation import require_query, require_writable
+
+# Up to this many facts every key is compared in float32. Of more, the nearest by a copy of the keys in two bits per
+# number are candidates, and the best of so many candidates per fact that is wanted are compared in float32.
+SCANNED_FACTS: Final = 10_000
+CANDIDATES_PER_FACT: Final = 16.0
+SPARE: Final = 7  # facts that are looked at beyond those wanted, in case that some do not count
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +105,31 @@ class PointStore(ABC):
         query: NDArray[np.float32],
         *,
         namespace: str,
-        as_of: datetime,
+        as_of: datetime | None,
         score_threshold: float | None = None,
         limit: int = 1,
     ) -> Matches:
         """See `KnowledgeStore.search`."""
         require_query(query, limit, self._schema)
+        where = live(namespace) if as_of is None else live_at(namespace, epoch_microseconds(as_of, "as_of"))
         threshold = None if score_threshold is None else float(np.float32(score_threshold))
-        found = self._nearest(query, live_at(namespace, as_of), threshold, limit)
-        candidates = [(to_fact(payload), score, payload) for score, payload in found]
-        return [
-            Match(fact, score, self._prompt(fact, payload))
-            for fact, score, payload in candidates
-            if (threshold is None or score > threshold) and _holds(fact, as_of)
-        ]
+        # Among 100,000 facts each further condition costs a backend more than the comparison of keys. Few facts are
+        # retracted or not valid, so first the nearest are taken whatever they are.
+        wanted = limit + SPARE
+        found = self._nearest(query, in_namespace(namespace), threshold, wanted)
+        matches = _matches(found, threshold, as_of)
+        if len(matches) < limit and len(found) == wanted:  # there may be more behind those that do not count
+            matches = _matches(self._nearest(query, where, threshold, limit), threshold, as_of)
+        return matches[:limit]
+
+    def prompt(self, match: Match) -> Prompt | None:
+        """See `KnowledgeStore.prompt`."""
+        fact = match.fact
+        payloads = self._fetch([point_id(fact.namespace, fact.fact_id)], with_prompts=True)
+        if not payloads or to_fact(payloads[0]) != fact:
+            return None
+        encoded = payloads[0].get(Field.PROMPT)
+        return decode_prompt(encoded, self.prompt_shape, namespace=fact.namespace, fact_id=fact.fact_id)
 
     def get(self, namespace: str, fact_id: str) -> Fact | None:
         """See `KnowledgeStore.get`."""
@@ -136,6 +155,11 @@ class PointStore(ABC):
         """See `KnowledgeStore.count`."""
         return self._count(live(namespace))
 
+    def empty(self, namespace: str) -> bool:
+        """See `KnowledgeStore.empty`."""
+        payloads, _ = self._page(live(namespace), 1, None)
+        return not payloads
+
     @abstractmethod
     def close(self) -> None:
         """See `KnowledgeStore.close`."""
@@ -159,11 +183,11 @@ class PointStore(ABC):
     def _nearest(
         self, query: NDArray[np.float32], where: Where, threshold: float | None, limit: int
     ) -> Sequence[tuple[float, Payload]]:
-        """Scores and payloads, best first, of points at or above the threshold at most."""
+        """Scores in float32 and payloads, best first, of points at or above the threshold; of a prompt its digest."""
 
     @abstractmethod
-    def _fetch(self, ids: Sequence[str]) -> Sequence[Payload]:
-        """The payloads, without prompts, of those points that exist."""
+    def _fetch(self, ids: Sequence[str], *, with_prompts: bool = False) -> Sequence[Payload]:
+        """The payloads of those points that exist."""
 
     @abstractmethod
     def _page(self, where: Where, limit: int, first_id: str | None) -> tuple[Sequence[Payload], str | None]:
@@ -186,18 +210,20 @@ class PointStore(ABC):
             replaces=older_than(fact.revision, fact.position.offset),
         )
 
-    def _prompt(self, fact: Fact, payload: Payload) -> NDArray[np.float16]:
-        return decode_prompt(
-            payload.get(Field.PROMPT), self.prompt_shape, namespace=fact.namespace, fact_id=fact.fact_id
-        )
+
+def _matches(found: Sequence[tuple[float, Payload]], threshold: float | None, as_of: datetime | None) -> Matches:
+    """Those of the points found that count."""
+    facts = [(to_fact(payload), score, payload.get(Field.PROMPT)) for score, payload in found]
+    return [
+        Match(fact, score, stored_digest(prompt))
+        for fact, score, prompt in facts
+        if (threshold is None or score > threshold) and _holds(fact, as_of)
+    ]
 
 
-def _holds(fact: Fact, as_of: datetime) -> bool:
-    # Asked again because a server scores points first and reads their payloads after: in between, the fact
-    # may have been retracted or given another validity.
-    if fact.retracted or (fact.valid_from is not None and as_of < fact.valid_from):
-        return False
-    return fact.valid_until is None or as_of < fact.valid_until
+def _holds(fact: Fact, as_of: datetime | None) -> bool:
+    # Needed behind a backend's filter too: a server scores points first and reads their payloads after.
+    return not fact.retracted and (as_of is None or fact.valid_at(as_of))
 
 
 def _first_id(page_token: str) -> str | None:

@@ -26,6 +26,12 @@ def encode_prompt(prompt: NDArray[np.float16]) -> dict[str, object]:
     }
 
 
+def stored_digest(encoded: object) -> str:
+    """The SHA-256, in hexadecimal, that a prompt was stored with; "" if what is stored names none."""
+    digest = encoded.get("sha256") if isinstance(encoded, Mapping) else None
+    return digest if isinstance(digest, str) else ""
+
+
 def decode_prompt(encoded: object, shape: tuple[int, int], *, namespace: str, fact_id: str) -> NDArray[np.float16]:
     """The prompt that `encode_prompt` was given; raises `CorruptPromptError` unless every check holds."""
     try:

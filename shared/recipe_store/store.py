@@ -12,6 +12,7 @@ from recipe_store.facts import Fact, FactWrite, LogPosition, Match
 # Named here because inside the class below `list` is its method.
 Matches = list[Match]
 Facts = list[Fact]
+Prompt = NDArray[np.float16]
 FactPage = tuple[list[Fact], str]
 
 
@@ -49,14 +50,23 @@ class KnowledgeStore(Protocol):
         query: NDArray[np.float32],
         *,
         namespace: str,
-        as_of: datetime,
+        as_of: datetime | None,
         score_threshold: float | None = None,
         limit: int = 1,
     ) -> Matches:
         """The facts valid at `as_of` whose keys have the largest inner product with `query` [R], best first.
 
+        None as `as_of` finds all that are not retracted, valid or not.
+
         Only similarities strictly greater than `score_threshold` (as float32) match, the paper's
-        r~_q.r_k > r~_q.r_Theta. Raises `CorruptPromptError` if a match's prompt is not what was written.
+        r~_q.r_k > r~_q.r_Theta. Similarities are inner products in float32, however the candidates were found.
+        """
+        ...
+
+    def prompt(self, match: Match) -> Prompt | None:
+        """The checked prompt p_k [l, d] of a match, or None if another revision has replaced it since the search.
+
+        Raises `CorruptPromptError` if the prompt is not what was written.
         """
         ...
 
@@ -74,6 +84,10 @@ class KnowledgeStore(Protocol):
 
     def count(self, namespace: str) -> int:
         """How many facts are not retracted, whether or not they are valid now."""
+        ...
+
+    def empty(self, namespace: str) -> bool:
+        """Whether `count` is 0, without counting."""
         ...
 
     def close(self) -> None:

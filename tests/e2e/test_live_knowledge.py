@@ -58,6 +58,11 @@ def test_a_published_fact_is_in_the_next_answer_and_leaves_when_it_is_retracted(
     assert superseded["knowledge"]["statement"] == f"{PROMPT} {SECOND}"
     assert superseded["text"].strip().startswith(SECOND)
 
+    explained = json.loads(stack.recipe("explain", PROMPT, "--namespace", "life", "--json").stdout)
+    assert explained["decision"] == "DECISION_HIT"
+    assert [fact["verdict"] for fact in explained["nearest"]] == ["VERDICT_APPLIES"]
+    assert "verdict" in stack.recipe("explain", UNRELATED, "--namespace", "life").stdout
+
     unrelated_now = ask(stack, UNRELATED, "life")
     assert unrelated_now["knowledge"]["decision"] == "DECISION_BELOW_SENTINEL"
     assert unrelated_now["text"] == unrelated["text"]

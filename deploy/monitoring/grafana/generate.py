@@ -251,7 +251,27 @@ RETRIEVER: Final[Rows] = {
     "Latency": [
         RETRIEVAL,
         Graph("Stages, p99", "s", quantiles("recipe_retriever_stage_seconds", (0.99,), by="stage")),
-        Graph("Calls inside", "none", [("recipe_retriever_requests_inside", "{{instance}}")]),
+        Graph(
+            "Requests inside and places for them",
+            "none",
+            [
+                ("sum(recipe_retriever_requests_inside)", "inside"),
+                ("sum(recipe_retriever_request_places)", "places"),
+            ],
+        ),
+    ],
+    "Load": [
+        Graph(
+            "Queries in a pass of the encoder", "none", quantiles("recipe_retriever_batch_size", (0.5, 0.99)), width=6
+        ),
+        Graph(
+            "Requests turned away",
+            "reqps",
+            [("sum(rate(recipe_retriever_requests_refused_total[$__rate_interval]))", "refused")],
+            width=6,
+        ),
+        Graph("Prompts of hits", "reqps", [per_second("recipe_retriever_prompts_total", "source")], width=6),
+        Graph("Cached prompts", "bytes", [("recipe_retriever_cached_prompt_bytes", "{{instance}}")], width=6),
     ],
     "Sentinel": [
         Graph(

@@ -8,11 +8,11 @@ from contextlib import suppress
 import grpc
 from prometheus_client import CollectorRegistry
 
+from recipe_common.admission import Admission
 from recipe_common.errors import RecipeError
 from recipe_common.grpc_options import client_options
 from recipe_common.grpc_server import GrpcServer, build_server
 from recipe_common.metrics_server import MetricsServer, start_metrics_server
-from recipe_generator.admission import Admission
 from recipe_generator.engine import Decoding, Engine
 from recipe_generator.knowledge import KnowledgeSource
 from recipe_generator.metrics import GeneratorMetrics

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import grpc
 
+from recipe_common.admission import Admission
 from recipe_common.errors import DeadlineExceededError, FieldViolation, InvalidArgumentError
 from recipe_common.requests import check_namespace
-from recipe_generator.admission import Admission
 from recipe_generator.engine import Decoding, Engine, Finish, Piece
 from recipe_generator.knowledge import OFF, Applied, KnowledgeSource, Question
 from recipe_generator.metrics import GeneratorMetrics, Pace

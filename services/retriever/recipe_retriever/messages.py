@@ -7,6 +7,7 @@ import numpy as np
 from recipe_common.clock import to_timestamp
 from recipe_protos.knowledge.v1.knowledge_pb2 import Source
 from recipe_protos.retriever.v1 import retriever_pb2 as pb
+from recipe_retriever.explanation import Explanation
 from recipe_retriever.retrieval import Decision, Retrieval
 from recipe_store.facts import Fact, LogPosition
 
@@ -27,12 +28,33 @@ def retrieve_response(
         model_version=model_version,
         applied_position=None if applied is None else position_message(applied),
     )
-    if retrieval.match is not None and retrieval.margin is not None:
+    if retrieval.match is not None and retrieval.margin is not None and retrieval.prompt is not None:
         response.similarity = retrieval.match.similarity
         response.margin = retrieval.margin
         response.fact.CopyFrom(fact_message(retrieval.match.fact))
-        response.prompt.CopyFrom(prompt_message(retrieval.match.prompt))
+        response.prompt.CopyFrom(prompt_message(retrieval.prompt))
     return response
+
+
+def explain_response(explanation: Explanation, model_version: str) -> pb.ExplainResponse:
+    """The answer to an Explain call."""
+    sentinel = explanation.sentinel_similarity
+    return pb.ExplainResponse(
+        decision=_DECISIONS[explanation.decision],
+        reason=explanation.reason,
+        sentinel_similarity=sentinel,
+        nearest=[
+            pb.ExplainedFact(
+                fact=fact_message(match.fact),
+                similarity=match.similarity,
+                margin=match.similarity - sentinel,
+                verdict=pb.Verdict.Value(f"VERDICT_{verdict.name}"),
+            )
+            for match, verdict in explanation.nearest
+        ],
+        facts=explanation.facts,
+        model_version=model_version,
+    )
 
 
 def prompt_message(prompt: np.ndarray) -> pb.Prompt:

@@ -1,6 +1,7 @@
 """The decision about a query (arXiv 2405.03279, section 3.2): the best fact, if it beats the sentinel."""
 
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import Final, Protocol
 
 from recipe_model.editor import QueryVector
 from recipe_retriever.metrics import RetrieverMetrics, Stage
-from recipe_store.errors import CorruptPromptError, StoreUnavailableError
+from recipe_retriever.prompt_cache import Prompt, PromptCache
+from recipe_store.errors import StoreUnavailableError
 from recipe_store.facts import Match
 from recipe_store.store import KnowledgeStore
 
@@ -19,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # One of so many misses is searched for once more: too few to be the slowest hundredth of the retrievals.
 MISSES_PER_MARGIN: Final = 200
+# A fact may be replaced between the search and the reading of its prompt, but hardly again and again.
+ATTEMPTS: Final = 3
 
 
 class Decision(Enum):
@@ -44,7 +48,8 @@ class Retrieval:
 
     decision: Decision
     sentinel_similarity: float
-    match: Match | None  # on a hit only
+    match: Match | None = None  # on a hit only
+    prompt: Prompt | None = None  # p_k [l, d] of that match
 
     @property
     def margin(self) -> float | None:
@@ -53,47 +58,70 @@ class Retrieval:
 
 
 class Retriever:
-    """Encodes a query and lets the store compare its facts with the sentinel."""
+    """Encodes queries and lets the store compare its facts with the sentinel; threads may share it.
 
-    def __init__(self, encoder: QueryEncoder, store: KnowledgeStore, metrics: RetrieverMetrics) -> None:
+    Up to `cache_bytes` of the prompts that were read are kept.
+    """
+
+    def __init__(
+        self, encoder: QueryEncoder, store: KnowledgeStore, metrics: RetrieverMetrics, cache_bytes: int = 0
+    ) -> None:
         self.store = store
         self.model_version = encoder.model_version
         self._encoder = encoder
         self._metrics = metrics
+        self._prompts = PromptCache(store, cache_bytes, metrics)
         self._misses = count()
         metrics.model_info.labels(encoder.model_version).set(1)
 
     def retrieve(self, namespace: str, query: str, as_of: datetime) -> Retrieval:
+        """Decide about one query alone: `encode` and `decide`."""
+        (encoded,) = self.encode([query])
+        return self.decide(namespace, encoded, as_of)
+
+    def encode(self, queries: Sequence[str]) -> list[QueryVector]:
+        """Encode queries in one pass. Raises InvalidArgumentError if one is too long to encode."""
+        begun = time.perf_counter()
+        vectors = self._encoder.query(queries)
+        for _ in vectors:  # each has waited for all
+            self._metrics.stage_seconds.labels("encode").observe(time.perf_counter() - begun)
+        return vectors
+
+    def decide(self, namespace: str, query: QueryVector, as_of: datetime) -> Retrieval:
         """Decide about one query among the facts of `namespace` that are valid at `as_of`.
 
         The sentinel's score is the store's score threshold, so a miss transfers nothing, but for the sample of which
-        the margin is measured. Raises InvalidArgumentError for a query too long to encode and StoreUnavailableError.
+        the margin is measured. Raises CorruptPromptError and StoreUnavailableError.
         """
-        with self._timed("encode"):
-            (encoded,) = self._encoder.query([query])
-        retrieval = self._search(namespace, encoded, as_of)
+        retrieval = self._hit(namespace, query, as_of) or self._miss(namespace, query)
         self._metrics.decisions.labels(retrieval.decision.value).inc()
         if retrieval.margin is not None:
             self._metrics.margin.labels("hit").observe(retrieval.margin)
         elif retrieval.decision is Decision.BELOW_SENTINEL and next(self._misses) % MISSES_PER_MARGIN == 0:
-            self._measure_miss(namespace, encoded, as_of)
+            self._measure_miss(namespace, query, as_of)
         return retrieval
 
-    def _search(self, namespace: str, query: QueryVector, as_of: datetime) -> Retrieval:
+    def _hit(self, namespace: str, query: QueryVector, as_of: datetime) -> Retrieval | None:
         threshold = query.sentinel_similarity
-        with self._timed("search"):
-            matches = self.store.search(query.vector, namespace=namespace, as_of=as_of, score_threshold=threshold)
-        if matches:
-            return Retrieval(Decision.HIT, threshold, matches[0])
+        for _ in range(ATTEMPTS):
+            with self._timed("search"):
+                matches = self.store.search(query.vector, namespace=namespace, as_of=as_of, score_threshold=threshold)
+            if not matches:
+                return None
+            if (prompt := self._prompts.get(matches[0])) is not None:
+                return Retrieval(Decision.HIT, threshold, matches[0], prompt)
+        raise StoreUnavailableError(f"the fact that applies was replaced {ATTEMPTS} times while it was read; retry")
+
+    def _miss(self, namespace: str, query: QueryVector) -> Retrieval:
         with self._timed("count"):
-            empty = self.store.count(namespace) == 0
-        return Retrieval(Decision.EMPTY_BASE if empty else Decision.BELOW_SENTINEL, threshold, None)
+            empty = self.store.empty(namespace)
+        return Retrieval(Decision.EMPTY_BASE if empty else Decision.BELOW_SENTINEL, query.sentinel_similarity)
 
     def _measure_miss(self, namespace: str, query: QueryVector, as_of: datetime) -> None:
         """By how much the best fact falls short; nothing if no fact is valid at that time."""
         try:
             matches = self.store.search(query.vector, namespace=namespace, as_of=as_of)
-        except (CorruptPromptError, StoreUnavailableError) as error:  # the decision about the query stands
+        except StoreUnavailableError as error:  # the decision about the query stands
             logger.warning("the margin of a miss was not measured: %s", error)
             return
         for match in matches:

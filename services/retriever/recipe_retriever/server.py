@@ -5,10 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client import CollectorRegistry
 
+from recipe_common.admission import Admission
 from recipe_common.grpc_server import GrpcServer, build_server
 from recipe_common.metrics_server import MetricsServer, start_metrics_server
 from recipe_protos.retriever.v1 import retriever_pb2, retriever_pb2_grpc
+from recipe_retriever.batching import QueryBatches
 from recipe_retriever.metrics import RetrieverMetrics
+from recipe_retriever.prompt_cache import MEBIBYTE
 from recipe_retriever.retrieval import QueryEncoder, Retriever
 from recipe_retriever.service import RetrieverService
 from recipe_retriever.settings import ENV_PREFIX, RetrieverSettings
@@ -34,7 +37,8 @@ class RetrieverServer:
         self._port_settings = port_settings
         self._encoder = encoder
         self._store = store
-        self._executor = ThreadPoolExecutor(settings.workers, thread_name_prefix="retrieve")
+        self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self._searching = ThreadPoolExecutor(settings.workers, thread_name_prefix="search")
         self.metrics_port = 0  # known once `start` has returned
         self._grpc: GrpcServer | None = None
         self._metrics: MetricsServer | None = None
@@ -43,8 +47,10 @@ class RetrieverServer:
         """Bind, warm the model up, report SERVING; returns the gRPC port. Raises AddressUnavailableError."""
         registry = CollectorRegistry()
         metrics = RetrieverMetrics(registry)
-        retriever = Retriever(self._encoder, self._store, metrics)
-        service = RetrieverService(retriever, self._executor, metrics)
+        retriever = Retriever(self._encoder, self._store, metrics, self._settings.prompt_cache_mb * MEBIBYTE)
+        batches = QueryBatches(retriever.encode, self._encoding, metrics)
+        admission = Admission(self._settings.max_inside, metrics)
+        service = RetrieverService(retriever, batches, admission, self._searching, metrics)
         self._grpc = build_server(
             host=self._settings.host,
             port=self._settings.port,
@@ -62,7 +68,7 @@ class RetrieverServer:
         self.metrics_port = self._metrics.port
         await self._grpc.start()
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._executor, self._encoder.query, ["Is the model warm?"])
+        await loop.run_in_executor(self._encoding, self._encoder.query, ["Is the model warm?"])
         await self._grpc.set_serving(True)
         return self._grpc.port
 
@@ -72,4 +78,5 @@ class RetrieverServer:
             await self._grpc.stop(self._settings.drain_seconds)
         if self._metrics is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._metrics.stop)
-        self._executor.shutdown()
+        self._encoding.shutdown()
+        self._searching.shutdown()

@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX: Final = "RECIPE_RETRIEVER_"
+MAX_QUERIES: Final = 64  # of one batch
 
 
 class RetrieverSettings(BaseSettings):
@@ -25,5 +26,11 @@ class RetrieverSettings(BaseSettings):
     encoder: str | None = Field(
         default=None, description="where the checkpoint's text encoder lies; as the checkpoint says if unset"
     )
-    workers: int = Field(default=2, ge=1, description="threads that encode and search")
+    workers: int = Field(default=2, ge=1, description="threads that search; one more encodes")
+    max_inside: int = Field(
+        default=256,
+        ge=MAX_QUERIES,
+        description="requests that may be inside; each query of a batch is one",
+    )
+    prompt_cache_mb: int = Field(default=64, ge=0, description="MiB of prompts kept of the facts that were hit lately")
     drain_seconds: float = Field(default=5.0, ge=0, description="time that running calls get to end at a stop")

@@ -19,7 +19,7 @@ from torch import Tensor
 from recipe_common.progress import with_progress
 from recipe_model.editor import RecipeEditor
 from recipe_retriever.metrics import RetrieverMetrics
-from recipe_retriever.retrieval import Retriever
+from recipe_retriever.retrieval import Retrieval, Retriever
 from recipe_store.edge_store import open_edge_store
 from recipe_store.facts import Fact, FactWrite, LogPosition, Match
 from recipe_store.store import KnowledgeStore
@@ -36,7 +36,12 @@ class Asked:
 
     question: Question
     record: int  # which edit the question belongs to
-    match: Match | None  # on a hit
+    retrieval: Retrieval | None  # None if it was not asked
+
+    @property
+    def match(self) -> Match | None:
+        """What it hit."""
+        return None if self.retrieval is None else self.retrieval.match
 
     @property
     def right(self) -> bool:
@@ -46,7 +51,8 @@ class Asked:
     @property
     def prompt(self) -> Tensor | None:
         """The continuous prompt [l, d] on a hit."""
-        return None if self.match is None else torch.from_numpy(self.match.prompt.astype(np.float32))
+        prompt = None if self.retrieval is None else self.retrieval.prompt
+        return None if prompt is None else torch.from_numpy(prompt.astype(np.float32))
 
 
 class KnowledgeBase:
@@ -88,7 +94,7 @@ class KnowledgeBase:
         """Retrieve for questions, each given with the number of the edit it belongs to."""
         started = time.monotonic()
         asked = [
-            Asked(question, record, self._retriever.retrieve(NAMESPACE, question.text, _EPOCH).match)
+            Asked(question, record, self._retriever.retrieve(NAMESPACE, question.text, _EPOCH))
             for record, question in with_progress(questions, "retrieving")
         ]
         self._asked += len(asked)

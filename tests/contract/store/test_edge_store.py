@@ -23,6 +23,7 @@ from contract.store.writer_process import BATCH_SIZE, NAMESPACE, batch
 from recipe_common.errors import FailedPreconditionError
 from recipe_store import StoreUnavailableError
 from recipe_store.edge_store import FLUSH_EVERY, METADATA_FILE, EdgeStore, open_edge_store
+from recipe_store.point_store import SCANNED_FACTS
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
 
@@ -40,7 +41,7 @@ def test_facts_are_there_after_reopening(tmp_path: Path) -> None:
     reopened.write([make_write(make_fact("n", "f", 1, 9))])
     (match,) = reopened.search(axis(0), namespace="n", as_of=NOW)
     assert (match.fact, match.similarity) == (fact, 1.0)
-    assert np.array_equal(match.prompt, prompt_of(5))
+    np.testing.assert_array_equal(reopened.prompt(match), prompt_of(5))
     assert reopened.count("n") == 1
     reopened.close()
 
@@ -51,14 +52,15 @@ def test_a_write_that_returned_survives_sigkill(tmp_path: Path) -> None:
         written = _write_until_killed(tmp_path, first_batch=written + 2)
         store = open_at(tmp_path)
         matches = store.search(axis(0), namespace=NAMESPACE, as_of=NOW, limit=2 * BATCH_SIZE)
+        prompts = [store.prompt(match) for match in matches]
         store.close()
         assert len(matches) == BATCH_SIZE
         # Of the batch under way when the signal came, some may have been stored as well.
         possible = {write.fact.fact_id: write.fact for write in batch(written)}
         under_way = {write.fact.fact_id: write.fact for write in batch(written + 1)}
-        for match in matches:
+        for match, prompt in zip(matches, prompts, strict=True):
             assert match.fact in (possible[match.fact.fact_id], under_way[match.fact.fact_id])
-            assert np.array_equal(match.prompt, prompt_of(match.fact.position.offset))
+            np.testing.assert_array_equal(prompt, prompt_of(match.fact.position.offset))
 
 
 def _write_until_killed(path: Path, first_batch: int) -> int:
@@ -124,6 +126,36 @@ def test_a_directory_of_other_files_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(FailedPreconditionError, match=f"holds files but no {METADATA_FILE}"):
         open_at(tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["letters.txt"]
+
+
+def test_an_indexed_base_gives_exact_scores_and_the_decisions_of_a_full_scan(tmp_path: Path) -> None:
+    rng, size, count = np.random.default_rng(0), 64, SCANNED_FACTS + 2_000
+    common = 20 * rng.normal(size=size)  # trained keys have most of their length in common
+    keys = (common + rng.normal(size=(count, size))).astype(np.float32)
+    store = open_edge_store(tmp_path, MODEL_VERSION, size, PROMPT_SHAPE)
+    for start in range(0, count, 1_000):
+        rows = range(start, min(start + 1_000, count))
+        store.write([make_write(make_fact("n", str(row), 1, row), keys[row]) for row in rows])
+    assert store.index() == count
+    for query in (common / 20 + rng.normal(size=(50, size))).astype(np.float32):
+        scores = keys @ query
+        best = int(scores.argmax())
+        exact = float(scores[best])
+        (hit,) = store.search(query, namespace="n", as_of=NOW, score_threshold=exact - 0.01)
+        assert hit.fact.fact_id == str(best)
+        assert hit.similarity == pytest.approx(exact, rel=1e-6)
+        assert store.search(query, namespace="n", as_of=NOW, score_threshold=exact + 0.01) == []
+    store.write([make_write(make_fact("n", "late", 1, count), keys[0] * 2)])  # not indexed, and found all the same
+    (late,) = store.search(keys[0], namespace="n", as_of=NOW)
+    assert late.fact.fact_id == "late"
+    store.close()
+
+
+def test_a_small_base_needs_no_index(tmp_path: Path) -> None:
+    store = open_at(tmp_path)
+    store.write([make_write(make_fact("n", "f", 1, 0))])
+    assert store.index() == 0
+    store.close()
 
 
 def test_a_directory_that_is_already_open_is_unavailable(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What every backend of the knowledge base must do; one suite for all of them."""
 
+import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -12,9 +13,9 @@ from contract.store.backends import Backend
 from contract.store.samples import KEY_SIZE, PROMPT_SHAPE, axis, make_fact, make_write, prompt_of
 from recipe_common.errors import InvalidArgumentError
 from recipe_store import CorruptPromptError, FactWrite, LogPosition
-from recipe_store.filters import live_at
+from recipe_store.filters import in_namespace
 from recipe_store.payload import point_id, to_payload
-from recipe_store.point_store import PointStore
+from recipe_store.point_store import SPARE, PointStore
 from recipe_store.prompt_codec import encode_prompt
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
@@ -106,6 +107,14 @@ def test_count_leaves_out_retracted_facts_but_not_expired_ones(store: PointStore
     assert store.count(namespace) == 2
 
 
+def test_a_namespace_of_retracted_facts_is_empty(store: PointStore, namespace: str) -> None:
+    assert store.empty(namespace)
+    store.write([make_write(make_fact(namespace, "retracted", 1, 0, retracted=True))])
+    assert store.empty(namespace)
+    store.write([make_write(make_fact(namespace, "expired", 1, 1, valid_until=NOW - timedelta(days=1)))])
+    assert not store.empty(namespace)
+
+
 def test_namespaces_do_not_see_each_other(store: PointStore, namespace: str) -> None:
     other = f"{namespace}-other"
     store.write([make_write(make_fact(namespace, "f", 1, 0)), make_write(make_fact(other, "g", 1, 1))])
@@ -124,9 +133,22 @@ def test_search_gives_similarity_fact_and_prompt_bit_exactly(store: PointStore, 
     store.write([FactWrite(fact, axis(2, 1.5), prompt)])
     (match,) = store.search(axis(2, -3.0), namespace=namespace, as_of=NOW)
     assert (match.fact, match.similarity) == (fact, -4.5)
-    assert match.prompt.dtype == np.float16
-    assert match.prompt.shape == PROMPT_SHAPE
-    assert match.prompt.tobytes() == prompt.tobytes()
+    read = store.prompt(match)
+    assert read is not None
+    assert read.dtype == np.float16
+    assert read.shape == PROMPT_SHAPE
+    assert read.tobytes() == prompt.tobytes()
+    assert match.prompt_sha256 == hashlib.sha256(prompt.tobytes()).hexdigest()
+
+
+def test_the_prompt_of_a_revision_that_has_been_replaced_is_not_there(store: PointStore, namespace: str) -> None:
+    store.write([make_write(make_fact(namespace, "f", 1, 0))])
+    (match,) = store.search(axis(0), namespace=namespace, as_of=NOW)
+    store.write([make_write(make_fact(namespace, "f", 2, 1))])
+    assert store.prompt(match) is None
+    (newest,) = store.search(axis(0), namespace=namespace, as_of=NOW)
+    store.write([make_write(make_fact(namespace, "f", 3, 2, retracted=True))])
+    assert store.prompt(newest) is None
 
 
 def test_similarity_is_the_inner_product_not_the_cosine(store: PointStore, namespace: str) -> None:
@@ -168,7 +190,7 @@ def test_the_threshold_may_be_negative_or_zero(store: PointStore, namespace: str
 
 def test_a_miss_transfers_nothing_from_the_backend(store: PointStore, namespace: str) -> None:
     store.write([make_write(make_fact(namespace, "f", 1, 0), axis(0, 2.0))])
-    where = live_at(namespace, NOW)
+    where = in_namespace(namespace)
     assert len(store._nearest(axis(0, 3.0), where, 5.0, 1)) == 1
     assert len(store._nearest(axis(0, 3.0), where, 6.0, 1)) == 0
 
@@ -189,6 +211,13 @@ def test_facts_that_are_not_valid_take_no_valid_facts_place(store: PointStore, n
             make_write(make_fact(namespace, "valid", 1, 3), axis(0, -1.0)),
         ]
     )
+    assert found(store, namespace, limit=1) == ["valid"]
+
+
+def test_many_facts_that_are_not_valid_hide_no_valid_one(store: PointStore, namespace: str) -> None:
+    facts = [make_fact(namespace, str(number), 1, number, valid_until=NOW) for number in range(2 * SPARE + 2)]
+    store.write([make_write(fact, axis(0, 4.0)) for fact in facts])
+    store.write([make_write(make_fact(namespace, "valid", 1, 99), axis(0, 2.0))])
     assert found(store, namespace, limit=1) == ["valid"]
 
 
@@ -236,14 +265,19 @@ def test_a_corrupted_prompt_is_refused(
     backend.store.write([make_write(make_fact(namespace, "f", 1, 0))])
     backend.tamper(namespace, "f", {"prompt": {**encode_prompt(prompt_of(0.0)), field: value}})
     with pytest.raises(CorruptPromptError, match=f"fact 'f' in namespace '{namespace}' is corrupt: {reason}"):
-        found(backend.store, namespace)
+        read_prompt(backend.store, namespace)
 
 
 def test_a_missing_prompt_is_refused(backend: Backend, namespace: str) -> None:
     backend.store.write([make_write(make_fact(namespace, "f", 1, 0))])
     backend.tamper(namespace, "f", {"prompt": None})
     with pytest.raises(CorruptPromptError, match="it holds no data"):
-        found(backend.store, namespace)
+        read_prompt(backend.store, namespace)
+
+
+def read_prompt(store: PointStore, namespace: str) -> None:
+    (match,) = store.search(axis(0), namespace=namespace, as_of=NOW)
+    store.prompt(match)
 
 
 # Which revision stands
@@ -255,7 +289,7 @@ def test_a_newer_revision_replaces_key_prompt_and_text(store: PointStore, namesp
     store.write([make_write(newer, axis(1))])
     (match,) = store.search(axis(1), namespace=namespace, as_of=NOW)
     assert (match.fact, match.similarity) == (newer, 1.0)
-    assert np.array_equal(match.prompt, prompt_of(3))
+    np.testing.assert_array_equal(store.prompt(match), prompt_of(3))
     assert store.count(namespace) == 1
 
 

@@ -61,7 +61,7 @@ def assert_state(store: PointStore, namespace: str, expected: dict[str, Fact]) -
     matches = store.search(axis(0), namespace=namespace, as_of=NOW, limit=10)
     assert {match.fact.fact_id: match.fact for match in matches} == live
     for match in matches:
-        assert np.array_equal(match.prompt, prompt_of(match.fact.position.offset))
+        np.testing.assert_array_equal(store.prompt(match), prompt_of(match.fact.position.offset))
 
 
 def assert_history(store: PointStore, namespace: str, written: Iterable[FactWrite], expected: dict[str, Fact]) -> None:

@@ -53,7 +53,7 @@ def test_a_json_event_is_stored_whole_and_can_be_retrieved(harness: EncoderHarne
         uri="https://example.org/12",
         position=LogPosition(harness.topics.updates, 1, offset),
     )
-    np.testing.assert_array_equal(match.prompt, prompt_of(encoded))
+    np.testing.assert_array_equal(harness.store.prompt(match), prompt_of(encoded))
 
 
 def test_a_binary_protobuf_event_is_stored_like_a_json_one(harness: EncoderHarness) -> None:

@@ -49,6 +49,12 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
     def Retrieve(self, request: pb.RetrieveRequest, context: Any) -> pb.RetrieveResponse:  # noqa: N802
         raise NotImplementedError
 
+    def RetrieveBatch(self, request: pb.RetrieveBatchRequest, context: Any) -> pb.RetrieveBatchResponse:  # noqa: N802
+        raise NotImplementedError
+
+    def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:  # noqa: N802
+        raise NotImplementedError
+
     def ListFacts(self, request: pb.ListFactsRequest, context: Any) -> pb.ListFactsResponse:  # noqa: N802
         raise NotImplementedError
 

@@ -61,6 +61,16 @@ class FailingServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     ) -> retriever_pb2.GetFactResponse:
         await context.abort(grpc.StatusCode.ABORTED, "by the handler")
 
+    async def RetrieveBatch(  # noqa: N802
+        self, request: retriever_pb2.RetrieveBatchRequest, context: Context
+    ) -> retriever_pb2.RetrieveBatchResponse:
+        return retriever_pb2.RetrieveBatchResponse()
+
+    async def Explain(  # noqa: N802
+        self, request: retriever_pb2.ExplainRequest, context: Context
+    ) -> retriever_pb2.ExplainResponse:
+        return retriever_pb2.ExplainResponse()
+
     async def GetFactHistory(  # noqa: N802
         self, request: retriever_pb2.GetFactHistoryRequest, context: Context
     ) -> retriever_pb2.GetFactHistoryResponse:

@@ -44,6 +44,16 @@ class SlowServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     ) -> retriever_pb2.GetFactResponse:
         return retriever_pb2.GetFactResponse()
 
+    async def RetrieveBatch(  # noqa: N802
+        self, request: retriever_pb2.RetrieveBatchRequest, context: Context
+    ) -> retriever_pb2.RetrieveBatchResponse:
+        return retriever_pb2.RetrieveBatchResponse()
+
+    async def Explain(  # noqa: N802
+        self, request: retriever_pb2.ExplainRequest, context: Context
+    ) -> retriever_pb2.ExplainResponse:
+        return retriever_pb2.ExplainResponse()
+
     async def GetFactHistory(  # noqa: N802
         self, request: retriever_pb2.GetFactHistoryRequest, context: Context
     ) -> retriever_pb2.GetFactHistoryResponse:

@@ -129,7 +129,7 @@ def assert_state(store: EdgeStore, namespace: str, expected: dict[str, Fact]) ->
             continue
         matches = store.search(key_of(fact.statement), namespace=namespace, as_of=fact.event_time, limit=10)
         (match,) = [match for match in matches if match.fact.fact_id == fact.fact_id]
-        np.testing.assert_array_equal(match.prompt, prompt_of(fact.statement))
+        np.testing.assert_array_equal(store.prompt(match), prompt_of(fact.statement))
 
 
 @examples

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 from prometheus_client import CollectorRegistry
 
+from recipe_common.admission import Admission
 from recipe_common.errors import ResourceExhaustedError
-from recipe_generator.admission import Admission
 from recipe_generator.metrics import GeneratorMetrics, Pace
 
 FIRST, TOKEN = "recipe_generator_first_token_seconds", "recipe_generator_token_seconds"

@@ -123,8 +123,9 @@ def test_an_editor_is_loaded_from_a_checkpoint_and_its_encoder(tmp_path: Path) -
     assert editor.model_version == version
     keys, prompts = editor.encode(STATEMENTS[:1])
     key = built.keys(features_of(built, STATEMENTS[0]))
-    np.testing.assert_array_equal(keys, key.numpy())
-    np.testing.assert_array_equal(prompts, built.prompts(key, make_prompt_words()(STATEMENTS[:1])).half().numpy())
+    np.testing.assert_allclose(keys, key.numpy(), rtol=1e-4, atol=1e-5)  # by another runtime
+    expected = built.prompts(key, make_prompt_words()(STATEMENTS[:1])).numpy()
+    np.testing.assert_allclose(prompts.astype(np.float32), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_queries_need_no_llm(tmp_path: Path) -> None:

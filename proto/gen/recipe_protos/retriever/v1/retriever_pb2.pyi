@@ -49,6 +49,42 @@ DECISION_EMPTY_BASE: Decision.ValueType  # 3
 """The namespace holds no fact that is not retracted."""
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
 
+class _Verdict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VERDICT_UNSPECIFIED: _Verdict.ValueType  # 0
+    """Never sent by a server."""
+    VERDICT_APPLIES: _Verdict.ValueType  # 1
+    """This is the fact that applies."""
+    VERDICT_OUTRANKED: _Verdict.ValueType  # 2
+    """It is more similar to the query than the sentinel is, but another valid fact is still more similar."""
+    VERDICT_BELOW_SENTINEL: _Verdict.ValueType  # 3
+    """It is not more similar to the query than the sentinel is."""
+    VERDICT_NOT_YET_VALID: _Verdict.ValueType  # 4
+    """It holds only from a later instant on."""
+    VERDICT_NO_LONGER_VALID: _Verdict.ValueType  # 5
+    """It no longer holds."""
+
+class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
+    """Verdict says what a decision about a query means for one fact."""
+
+VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
+"""Never sent by a server."""
+VERDICT_APPLIES: Verdict.ValueType  # 1
+"""This is the fact that applies."""
+VERDICT_OUTRANKED: Verdict.ValueType  # 2
+"""It is more similar to the query than the sentinel is, but another valid fact is still more similar."""
+VERDICT_BELOW_SENTINEL: Verdict.ValueType  # 3
+"""It is not more similar to the query than the sentinel is."""
+VERDICT_NOT_YET_VALID: Verdict.ValueType  # 4
+"""It holds only from a later instant on."""
+VERDICT_NO_LONGER_VALID: Verdict.ValueType  # 5
+"""It no longer holds."""
+Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
 @_typing.final
 class RetrieveRequest(_message.Message):
     """RetrieveRequest is one query."""
@@ -156,6 +192,186 @@ class RetrieveResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__similarity) -> _WhichOneofReturnType__similarity | None: ...
 
 Global___RetrieveResponse: _TypeAlias = RetrieveResponse  # noqa: Y015
+
+@_typing.final
+class RetrieveBatchRequest(_message.Message):
+    """RetrieveBatchRequest is several queries to one base."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    QUERIES_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    MIN_POSITION_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The base of knowledge to search. Empty means "default"."""
+    @_builtins.property
+    def queries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """From 1 to 64 queries, each as in RetrieveRequest; a request has at most 1 MiB."""
+
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """As in RetrieveRequest, for all queries."""
+
+    @_builtins.property
+    def min_position(self) -> Global___LogPosition:
+        """As in RetrieveRequest, for all queries."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        queries: _abc.Iterable[_builtins.str] | None = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
+        min_position: Global___LogPosition | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "min_position", b"min_position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "min_position", b"min_position", "namespace", b"namespace", "queries", b"queries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetrieveBatchRequest: _TypeAlias = RetrieveBatchRequest  # noqa: Y015
+
+@_typing.final
+class RetrieveBatchResponse(_message.Message):
+    """RetrieveBatchResponse is the decisions about several queries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___RetrieveResponse]:
+        """One for each query, in the order of the queries."""
+
+    def __init__(
+        self,
+        *,
+        responses: _abc.Iterable[Global___RetrieveResponse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["responses", b"responses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetrieveBatchResponse: _TypeAlias = RetrieveBatchResponse  # noqa: Y015
+
+@_typing.final
+class ExplainRequest(_message.Message):
+    """ExplainRequest is one query whose decision is to be understood."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The base of knowledge to search. Empty means "default"."""
+    query: _builtins.str
+    """As in RetrieveRequest. Required."""
+    limit: _builtins.int
+    """How many of the nearest facts to show, at most 100; more is INVALID_ARGUMENT. 0 means 5."""
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """As in RetrieveRequest."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        query: _builtins.str = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "limit", b"limit", "namespace", b"namespace", "query", b"query"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    """ExplainResponse is the decision about one query and what it rests on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SENTINEL_SIMILARITY_FIELD_NUMBER: _builtins.int
+    NEAREST_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    decision: Global___Decision.ValueType
+    """Whether a fact applies."""
+    reason: _builtins.str
+    """The decision in one sentence, for people."""
+    sentinel_similarity: _builtins.float
+    """Inner product of the query and the sentinel, unitless and unbounded: the threshold for this query."""
+    facts: _builtins.int
+    """Number of facts in the namespace that are not retracted, valid or not."""
+    model_version: _builtins.str
+    """Version of the model that encoded the query and the stored facts."""
+    @_builtins.property
+    def nearest(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedFact]:
+        """The nearest facts that are not retracted, valid or not, best first."""
+
+    def __init__(
+        self,
+        *,
+        decision: Global___Decision.ValueType = ...,
+        reason: _builtins.str = ...,
+        sentinel_similarity: _builtins.float = ...,
+        nearest: _abc.Iterable[Global___ExplainedFact] | None = ...,
+        facts: _builtins.int = ...,
+        model_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "facts", b"facts", "model_version", b"model_version", "nearest", b"nearest", "reason", b"reason", "sentinel_similarity", b"sentinel_similarity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class ExplainedFact(_message.Message):
+    """ExplainedFact is one fact in the light of one query."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FACT_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    MARGIN_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    similarity: _builtins.float
+    """Inner product of the query and the key of the fact, unitless and unbounded."""
+    margin: _builtins.float
+    """similarity minus that of the sentinel; a valid fact can apply only if it is above 0."""
+    verdict: Global___Verdict.ValueType
+    """Why it applies or does not."""
+    @_builtins.property
+    def fact(self) -> Global___Fact:
+        """The fact."""
+
+    def __init__(
+        self,
+        *,
+        fact: Global___Fact | None = ...,
+        similarity: _builtins.float = ...,
+        margin: _builtins.float = ...,
+        verdict: Global___Verdict.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fact", b"fact"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fact", b"fact", "margin", b"margin", "similarity", b"similarity", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainedFact: _TypeAlias = ExplainedFact  # noqa: Y015
 
 @_typing.final
 class Prompt(_message.Message):

@@ -46,6 +46,16 @@ class RetrieverServiceStub(object):
                 request_serializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.RetrieveRequest.SerializeToString,
                 response_deserializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.RetrieveResponse.FromString,
                 _registered_method=True)
+        self.RetrieveBatch = channel.unary_unary(
+                '/recipe_protos.retriever.v1.RetrieverService/RetrieveBatch',
+                request_serializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.RetrieveBatchRequest.SerializeToString,
+                response_deserializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.RetrieveBatchResponse.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/recipe_protos.retriever.v1.RetrieverService/Explain',
+                request_serializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.ExplainResponse.FromString,
+                _registered_method=True)
         self.GetFact = channel.unary_unary(
                 '/recipe_protos.retriever.v1.RetrieverService/GetFact',
                 request_serializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.GetFactRequest.SerializeToString,
@@ -81,6 +91,22 @@ class RetrieverServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetrieveBatch(self, request, context):
+        """RetrieveBatch decides about several queries as Retrieve decides about each of them, in one pass of the text encoder.
+        If one of them cannot be answered, the call fails.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Explain shows what Retrieve decides about a query and why: the facts that are nearest to it, valid or not, and what
+        speaks for or against each. For people; it takes longer than Retrieve.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetFact(self, request, context):
         """GetFact returns one fact by its id, including a retracted one. NOT_FOUND if the id was never published.
         """
@@ -109,6 +135,16 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
                     servicer.Retrieve,
                     request_deserializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.RetrieveRequest.FromString,
                     response_serializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.RetrieveResponse.SerializeToString,
+            ),
+            'RetrieveBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetrieveBatch,
+                    request_deserializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.RetrieveBatchRequest.FromString,
+                    response_serializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.RetrieveBatchResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.ExplainRequest.FromString,
+                    response_serializer=recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.ExplainResponse.SerializeToString,
             ),
             'GetFact': grpc.unary_unary_rpc_method_handler(
                     servicer.GetFact,
@@ -160,6 +196,60 @@ class RetrieverService(object):
             '/recipe_protos.retriever.v1.RetrieverService/Retrieve',
             recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.RetrieveRequest.SerializeToString,
             recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.RetrieveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetrieveBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recipe_protos.retriever.v1.RetrieverService/RetrieveBatch',
+            recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.RetrieveBatchRequest.SerializeToString,
+            recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.RetrieveBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recipe_protos.retriever.v1.RetrieverService/Explain',
+            recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.ExplainRequest.SerializeToString,
+            recipe__protos_dot_retriever_dot_v1_dot_retriever__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,14 @@ class RetrieverServiceStub:
     """Retrieve returns the best fact for a query if it is more similar to the query than the knowledge sentinel is, and
     nothing otherwise. Not finding knowledge is an answer, not an error.
     """
+    RetrieveBatch: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.RetrieveBatchRequest, _retriever_pb2.RetrieveBatchResponse]
+    """RetrieveBatch decides about several queries as Retrieve decides about each of them, in one pass of the text encoder.
+    If one of them cannot be answered, the call fails.
+    """
+    Explain: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.ExplainRequest, _retriever_pb2.ExplainResponse]
+    """Explain shows what Retrieve decides about a query and why: the facts that are nearest to it, valid or not, and what
+    speaks for or against each. For people; it takes longer than Retrieve.
+    """
     GetFact: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.GetFactRequest, _retriever_pb2.GetFactResponse]
     """GetFact returns one fact by its id, including a retracted one. NOT_FOUND if the id was never published."""
     GetFactHistory: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.GetFactHistoryRequest, _retriever_pb2.GetFactHistoryResponse]
@@ -66,6 +74,14 @@ class RetrieverServiceAsyncStub(RetrieverServiceStub):
     Retrieve: _aio.UnaryUnaryMultiCallable[_retriever_pb2.RetrieveRequest, _retriever_pb2.RetrieveResponse]  # type: ignore[assignment]
     """Retrieve returns the best fact for a query if it is more similar to the query than the knowledge sentinel is, and
     nothing otherwise. Not finding knowledge is an answer, not an error.
+    """
+    RetrieveBatch: _aio.UnaryUnaryMultiCallable[_retriever_pb2.RetrieveBatchRequest, _retriever_pb2.RetrieveBatchResponse]  # type: ignore[assignment]
+    """RetrieveBatch decides about several queries as Retrieve decides about each of them, in one pass of the text encoder.
+    If one of them cannot be answered, the call fails.
+    """
+    Explain: _aio.UnaryUnaryMultiCallable[_retriever_pb2.ExplainRequest, _retriever_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Explain shows what Retrieve decides about a query and why: the facts that are nearest to it, valid or not, and what
+    speaks for or against each. For people; it takes longer than Retrieve.
     """
     GetFact: _aio.UnaryUnaryMultiCallable[_retriever_pb2.GetFactRequest, _retriever_pb2.GetFactResponse]  # type: ignore[assignment]
     """GetFact returns one fact by its id, including a retracted one. NOT_FOUND if the id was never published."""
@@ -92,6 +108,26 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_retriever_pb2.RetrieveResponse, _abc.Awaitable[_retriever_pb2.RetrieveResponse]]:
         """Retrieve returns the best fact for a query if it is more similar to the query than the knowledge sentinel is, and
         nothing otherwise. Not finding knowledge is an answer, not an error.
+        """
+
+    @_abc_1.abstractmethod
+    def RetrieveBatch(
+        self,
+        request: _retriever_pb2.RetrieveBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retriever_pb2.RetrieveBatchResponse, _abc.Awaitable[_retriever_pb2.RetrieveBatchResponse]]:
+        """RetrieveBatch decides about several queries as Retrieve decides about each of them, in one pass of the text encoder.
+        If one of them cannot be answered, the call fails.
+        """
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _retriever_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retriever_pb2.ExplainResponse, _abc.Awaitable[_retriever_pb2.ExplainResponse]]:
+        """Explain shows what Retrieve decides about a query and why: the facts that are nearest to it, valid or not, and what
+        speaks for or against each. For people; it takes longer than Retrieve.
         """
 
     @_abc_1.abstractmethod

@@ -1,20 +1,31 @@
-"""How many requests may be inside at once."""
+"""How many requests may be inside a service at once."""
 
 import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final, Protocol
+
+from prometheus_client import Counter, Gauge
 
 from recipe_common.errors import ResourceExhaustedError
-from recipe_generator.metrics import GeneratorMetrics
 
-_NEWEST = 0.2  # weight of the newest request in the mean of their durations
+_NEWEST: Final = 0.2  # weight of the newest request in the mean of their durations
+_SHORTEST_RETRY: Final = 0.1  # seconds
+
+
+class AdmissionMetrics(Protocol):
+    """What a service shows of its admission."""
+
+    inside: Gauge
+    places: Gauge
+    refused: Counter
 
 
 class Admission:
     """Lets a bounded number of requests in, and refuses one more with the time until a place should be free."""
 
-    def __init__(self, places: int, metrics: GeneratorMetrics) -> None:
+    def __init__(self, places: int, metrics: AdmissionMetrics) -> None:
         self._places = places
         self._metrics = metrics
         metrics.places.set(places)
@@ -24,18 +35,18 @@ class Admission:
         self._empty.set()
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
-        """A place for one request. Raises ResourceExhaustedError."""
-        if self._inside == self._places:
+    def admit(self, places: int = 1) -> Iterator[None]:
+        """So many places for one request. Raises ResourceExhaustedError."""
+        if self._inside + places > self._places:
             self._metrics.refused.inc()
-            raise ResourceExhaustedError(max(0.1, round(self._seconds, 1)))
-        self._count(1)
+            raise ResourceExhaustedError(max(_SHORTEST_RETRY, round(self._seconds, 1)))
+        self._count(places)
         begun = time.monotonic()
         try:
             yield
         finally:
             self._seconds += _NEWEST * (time.monotonic() - begun - self._seconds)
-            self._count(-1)
+            self._count(-places)
 
     async def until_empty(self) -> None:
         """Returns when nobody is inside."""

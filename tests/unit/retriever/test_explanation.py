@@ -1,0 +1,101 @@
+"""Why a query hits a fact or none."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from recipe_model.editor import QueryVector
+from recipe_retriever.explanation import Explanation, Verdict, explain
+from recipe_retriever.retrieval import Decision
+from recipe_store.edge_store import EdgeStore, open_edge_store
+from retrieval_harness import (
+    KEY_SIZE,
+    MODEL_VERSION,
+    NOW,
+    PROMPT_SHAPE,
+    SENTINEL_SIMILARITY,
+    axis,
+    make_fact,
+    make_write,
+    retraction,
+)
+
+NORTH = QueryVector(axis(0), SENTINEL_SIMILARITY)
+WHEN = "2026-01-01T00:00:00+00:00"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[EdgeStore]:
+    opened = open_edge_store(tmp_path / "store", MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)
+    yield opened
+    opened.close()
+
+
+def shown(found: Explanation) -> list[tuple[str, float, Verdict]]:
+    return [(match.fact.fact_id, match.similarity, verdict) for match, verdict in found.nearest]
+
+
+def test_every_verdict_is_told(store: EdgeStore) -> None:
+    ended, later = datetime(2025, 6, 1, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)
+    store.write(
+        [
+            make_write(make_fact("ended", valid_until=ended), axis(0, 9.0)),
+            make_write(make_fact("to come", valid_from=later), axis(0, 8.0)),
+            make_write(make_fact("best"), axis(0, 5.0)),
+            make_write(make_fact("second"), axis(0, 4.0)),
+            make_write(make_fact("weak"), axis(0, 2.0)),
+            make_write(make_fact("gone"), axis(0, 7.0)),
+            retraction("gone"),
+        ]
+    )
+    found = explain(store, "cities", NORTH, NOW, 5)
+    assert shown(found) == [
+        ("ended", 9.0, Verdict.NO_LONGER_VALID),
+        ("to come", 8.0, Verdict.NOT_YET_VALID),
+        ("best", 5.0, Verdict.APPLIES),
+        ("second", 4.0, Verdict.OUTRANKED),
+        ("weak", 2.0, Verdict.BELOW_SENTINEL),
+    ]
+    assert (found.decision, found.sentinel_similarity, found.facts) == (Decision.HIT, 2.0, 5)
+    assert found.reason == (
+        f"'best' is the nearest fact valid at {WHEN}, and 3 more similar to the query than the sentinel is. "
+        "2 nearer ones are not valid then."
+    )
+
+
+def test_what_applies_is_shown_even_if_it_is_not_among_the_nearest(store: EdgeStore) -> None:
+    ended = datetime(2025, 6, 1, tzinfo=UTC)
+    store.write(
+        [
+            make_write(make_fact("ended", valid_until=ended), axis(0, 9.0)),
+            make_write(make_fact("best"), axis(0, 5.0)),
+        ]
+    )
+    found = explain(store, "cities", NORTH, NOW, 1)
+    assert [verdict for _, _, verdict in shown(found)] == [Verdict.NO_LONGER_VALID, Verdict.APPLIES]
+
+
+def test_a_miss_says_by_how_much(store: EdgeStore) -> None:
+    store.write([make_write(make_fact(), axis(0, 1.5))])
+    found = explain(store, "cities", NORTH, NOW, 5)
+    assert (found.decision, shown(found)) == (Decision.BELOW_SENTINEL, [("mayor", 1.5, Verdict.BELOW_SENTINEL)])
+    assert found.reason == (
+        f"The nearest fact valid at {WHEN}, 'mayor', is 0.5 less similar to the query than the sentinel is."
+    )
+
+
+def test_a_miss_because_nothing_near_is_valid_says_so(store: EdgeStore) -> None:
+    store.write([make_write(make_fact(valid_until=NOW), axis(0, 9.0))])
+    found = explain(store, "cities", NORTH, NOW, 5)
+    assert (found.decision, found.reason) == (
+        Decision.BELOW_SENTINEL,
+        f"None of the 1 nearest facts is valid at {WHEN}.",
+    )
+
+
+def test_a_base_without_facts_says_so(store: EdgeStore) -> None:
+    found = explain(store, "cities", NORTH, NOW, 5)
+    assert (found.decision, found.nearest, found.facts) == (Decision.EMPTY_BASE, [], 0)
+    assert found.reason == "The namespace holds no fact that is not retracted."
