@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
+from contextvars import copy_context
 from datetime import datetime
 from threading import Event, Thread
 from typing import Final
@@ -23,6 +24,7 @@ from kafka.errors import RetriableError
 
 from recipe_common.clock import now_utc
 from recipe_common.errors import FailedPreconditionError
+from recipe_common.tracing import observe
 from recipe_encoder.batches import Batch, BatchBuilder, FactEncoder
 from recipe_encoder.consumer import LogConsumer
 from recipe_encoder.dead_letters import DeadLetter, DeadLetterLimit, DeadLetterWriter
@@ -30,6 +32,7 @@ from recipe_encoder.events import KafkaRecord
 from recipe_encoder.metrics import EncoderMetrics
 from recipe_encoder.settings import EncoderSettings
 from recipe_encoder.topics import await_topics
+from recipe_encoder.tracing import batch_span
 from recipe_encoder.watchdog import Watchdog
 from recipe_store import Fact, KnowledgeStore, LogPosition, StoreUnavailableError
 
@@ -173,11 +176,13 @@ class Worker:
     ) -> None:
         logger.debug("polled %d records", len(records))
         try:
-            refused = self._await(effects.submit(self._take_effect, records, letters), log)
+            with batch_span(records):
+                working = effects.submit(copy_context().run, self._take_effect, records, letters)
+                refused = self._await(working, log)
+                with self._metrics.time_stage("commit"):
+                    log.finish(records)
         except _StoppedError:
             return
-        with self._metrics.time_stage("commit"):
-            log.finish(records)
         logger.debug("committed %d records", len(records))
         self._limit.check(records, refused)
 
@@ -250,7 +255,7 @@ class Worker:
         for fact in facts:
             age = (now - fact.event_time).total_seconds()
             # A publisher's clock that is ahead must not make the sum shrink.
-            self._metrics.freshness_seconds.observe(max(age, 0.0))
+            observe(self._metrics.freshness_seconds, max(age, 0.0))
             self._metrics.events.labels("retracted" if fact.retracted else "applied").inc()
 
 

@@ -9,6 +9,9 @@ from enum import Enum
 from itertools import count
 from typing import Final, Protocol
 
+from opentelemetry.trace import get_current_span
+
+from recipe_common import tracing
 from recipe_model.editor import QueryVector
 from recipe_retriever.metrics import RetrieverMetrics, Stage
 from recipe_store.errors import CorruptPromptError, StoreUnavailableError
@@ -73,6 +76,7 @@ class Retriever:
             (encoded,) = self._encoder.query([query])
         retrieval = self._search(namespace, encoded, as_of)
         self._metrics.decisions.labels(retrieval.decision.value).inc()
+        get_current_span().set_attribute("recipe.decision", retrieval.decision.value)
         if retrieval.margin is not None:
             self._metrics.margin.labels("hit").observe(retrieval.margin)
         elif retrieval.decision is Decision.BELOW_SENTINEL and next(self._misses) % MISSES_PER_MARGIN == 0:
@@ -100,4 +104,4 @@ class Retriever:
             self._metrics.margin.labels("below_sentinel").observe(match.similarity - query.sentinel_similarity)
 
     def _timed(self, stage: Stage) -> AbstractContextManager[object]:
-        return self._metrics.stage_seconds.labels(stage).time()
+        return tracing.stage(stage, self._metrics.stage_seconds.labels(stage))

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 import grpc
@@ -11,6 +12,7 @@ import grpc
 from recipe_common.clock import from_timestamp, now_utc
 from recipe_common.errors import FieldViolation, InvalidArgumentError, NotFoundError
 from recipe_common.requests import check_fact_id, check_namespace, check_position, require_text
+from recipe_common.tracing import observe
 from recipe_protos.retriever.v1 import retriever_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2_grpc
 from recipe_retriever.log_positions import wait_until_applied
@@ -44,7 +46,7 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
             reached = await self._wait_until_applied(_position(request.min_position), context.time_remaining())
         asked = time.perf_counter()
         retrieval = await self._run(self._queued(lambda: self._retriever.retrieve(namespace, query, as_of)))
-        self._metrics.stage_seconds.labels("total").observe(time.perf_counter() - asked)
+        observe(self._metrics.stage_seconds.labels("total"), time.perf_counter() - asked)
         return retrieve_response(retrieval, self._retriever.model_version, reached)
 
     async def GetFact(  # noqa: N802
@@ -90,14 +92,14 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
 
     async def _run(self, work: Callable[[], Result]) -> Result:
         with self._metrics.inside.track_inprogress():
-            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+            return await asyncio.get_running_loop().run_in_executor(self._executor, copy_context().run, work)
 
     def _queued(self, work: Callable[[], Result]) -> Callable[[], Result]:
         """Work that notes, when it begins, how long it has waited from now on."""
         asked = time.perf_counter()
 
         def begin() -> Result:
-            self._metrics.stage_seconds.labels("queue").observe(time.perf_counter() - asked)
+            observe(self._metrics.stage_seconds.labels("queue"), time.perf_counter() - asked)
             return work()
 
         return begin

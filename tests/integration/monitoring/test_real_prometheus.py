@@ -4,7 +4,6 @@ Its clock is 60 times as fast: what is an hour in the rules is a minute here. RE
 draw the overview's panels to.
 """
 
-import asyncio
 import json
 import math
 import os
@@ -13,21 +12,19 @@ import shutil
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import pytest
 from kafka import KafkaProducer
-from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from brokers import Topics, broker_kind
 from encoder_harness import OutageStore, wait_for
-from generation_harness import MODEL_VERSION, generator
+from generation_harness import MODEL_VERSION
 from monitoring import PROMETHEUS, alerts, dashboards, expressions
 from recipe_client.canary import Canary, CanaryMetrics, fly_until
 from recipe_client.client import RecipeClient
@@ -37,79 +34,23 @@ from recipe_common.metrics_server import start_metrics_server
 from recipe_encoder.metrics import EncoderMetrics
 from recipe_encoder.settings import EncoderSettings
 from recipe_encoder.worker import Worker
-from recipe_generator.server import GeneratorServer
-from recipe_generator.transformers_engine import TransformersEngine
-from recipe_model.editor import QueryVector
 from recipe_retriever import retrieval
-from recipe_retriever.server import RetrieverServer
-from recipe_retriever.settings import RetrieverSettings
 from recipe_store.edge_store import open_edge_store
-from tiny_models import SIZES, make_language_model
+from small_deployment import KEY_SIZE, PROMPT_SHAPE, Editor, answering, in_background
 
 SPEED = 60
 NORMAL_SECONDS = 80  # more than the baseline's hour
 BASELINE_SAMPLES = 10
 LATE_EVENTS, LATE_SECONDS = 60, 5  # in the outage; later than what is promised
 PAUSE_SECONDS = 0.2  # between two questions
-KEY_SIZE = 4
-PROMPT_SHAPE = (SIZES.prompt_tokens, SIZES.llm_hidden)
 # It looks back beyond six hours, six minutes here, which nobody wants to wait for.
 TOO_EARLY = {"recipe:miss_margin:baseline"}
 
-Open = TypeVar("Open")
 Samples = list[tuple[float, float]]
 
 pytestmark = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="prometheus is not on PATH; Debian's package of that name has it"
 )
-
-
-class Editor:
-    """A model to which every fact answers every question, but for those about something unknown."""
-
-    model_version = MODEL_VERSION
-
-    def encode(self, statements: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-        keys = np.ones((len(statements), KEY_SIZE), np.float32)
-        return keys, np.zeros((len(statements), *PROMPT_SHAPE), np.float16)
-
-    def query(self, questions: Sequence[str]) -> list[QueryVector]:
-        vector = np.full(KEY_SIZE, 10.0, np.float32)
-        return [QueryVector(vector, 70.0 if "unknown" in question else 10.0) for question in questions]
-
-
-@contextmanager
-def in_background(context: AbstractAsyncContextManager[Open]) -> Iterator[Open]:
-    """What is open in an event loop of its own thread."""
-    loop = asyncio.new_event_loop()
-    thread = Thread(target=loop.run_forever)
-    thread.start()
-
-    def run(coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(60)
-
-    try:
-        opened = run(context.__aenter__())
-        try:
-            yield opened
-        finally:
-            run(context.__aexit__(None, None, None))
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-@asynccontextmanager
-async def answering(store: Any) -> AsyncIterator[tuple[RetrieverServer, GeneratorServer, str]]:
-    """A retriever, a generator and its address."""
-    retriever = RetrieverServer(RetrieverSettings(port=0, metrics_port=0, drain_seconds=0), Editor(), store)
-    try:
-        address = f"127.0.0.1:{await retriever.start()}"
-        async with generator(TransformersEngine(make_language_model()), address) as (server, asked):
-            yield retriever, server, asked
-    finally:
-        await retriever.stop()
 
 
 class Prometheus:
