@@ -94,6 +94,7 @@ Rows = dict[str, Sequence[Graph | Number]]
 
 def _target(expression: str, legend: str, *, number: int) -> prometheus.Dataquery:
     query = prometheus.Dataquery().expr(expression).legend_format(legend).range()
+    query = query.exemplar(True) if "_seconds_bucket" in expression else query  # durations name traces
     return query.ref_id(ascii_uppercase[number]).datasource(SOURCE)
 
 

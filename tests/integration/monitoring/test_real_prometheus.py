@@ -37,6 +37,7 @@ from recipe_encoder.worker import Worker
 from recipe_retriever import retrieval
 from recipe_store.edge_store import open_edge_store
 from small_deployment import KEY_SIZE, PROMPT_SHAPE, Editor, answering, in_background
+from tracing import Spans, trace_of
 
 SPEED = 60
 NORMAL_SECONDS = 80  # more than the baseline's hour
@@ -45,6 +46,14 @@ LATE_EVENTS, LATE_SECONDS = 60, 5  # in the outage; later than what is promised
 PAUSE_SECONDS = 0.2  # between two questions
 # It looks back beyond six hours, six minutes here, which nobody wants to wait for.
 TOO_EARLY = {"recipe:miss_margin:baseline"}
+
+# Of each service one that names traces.
+DURATIONS = [
+    "recipe_encoder_freshness_seconds",
+    "recipe_retriever_stage_seconds",
+    "recipe_generator_first_token_seconds",
+    "recipe_canary_round_trip_seconds",
+]
 
 Samples = list[tuple[float, float]]
 
@@ -84,6 +93,11 @@ class Prometheus:
         finite = {name: [each for each in values if math.isfinite(each[1])] for name, values in numbers.items()}
         return {name: values for name, values in finite.items() if values}
 
+    def exemplars(self, series: str, begin: float) -> set[str]:
+        """The traces that the samples of a series name since `begin`."""
+        found = self.get("query_exemplars", query=series, start=begin, end=time.time())
+        return {exemplar["labels"]["trace_id"] for each in found for exemplar in each["exemplars"]}
+
     def raised(self) -> set[str]:
         """The alerts that are pending or firing."""
         return {alert["labels"]["alertname"] for alert in self.get("alerts")["alerts"]}
@@ -122,6 +136,7 @@ def prometheus(folder: Path, targets: dict[str, int]) -> Iterator[Prometheus]:
         f"--config.file={folder}/prometheus.yml",
         f"--storage.tsdb.path={folder}/data",
         f"--web.listen-address=127.0.0.1:{port}",
+        "--enable-feature=exemplar-storage",
         "--log.level=warn",
     ]
     process = TiedProcess(command, dict(os.environ))
@@ -206,7 +221,7 @@ USUAL = [KNOWN, KNOWN, KNOWN, UNKNOWN]
 
 
 def test_dashboards_show_and_alerts_tell_what_happens(
-    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spans: Spans, deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retrieval, "MISSES_PER_MARGIN", 3)
     with prometheus(tmp_path, deployment.metrics_ports) as watching:
@@ -234,6 +249,11 @@ def test_dashboards_show_and_alerts_tell_what_happens(
 
         assert {each for each in expressions() if not watching.series(each, begin)} == TOO_EARLY
         assert watching.raised() <= alerts().keys()
+        traces = {f"{trace_of(span):032x}" for span in spans.all()}
+        for series in DURATIONS:
+            named = watching.exemplars(f"{series}_bucket", begin)
+            assert named
+            assert named <= traces
         draw_overview(watching, begin, Path(os.environ.get("RECIPE_OVERVIEW_PNG", tmp_path / "overview.png")))
 
 

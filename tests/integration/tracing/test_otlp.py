@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -79,6 +80,28 @@ def test_spans_reach_the_collector(receiver: Receiver, broker: str, topics: Topi
 def test_the_service_has_the_name_that_the_environment_gives(receiver: Receiver, broker: str, topics: Topics) -> None:
     publish(broker, topics, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.address, OTEL_SERVICE_NAME="press-office")
     assert service_name(receiver.requests[0]) == "press-office"
+
+
+def test_a_service_sends_what_is_left_when_a_signal_ends_it(receiver: Receiver) -> None:
+    script = """
+        import os, signal, sys
+        from recipe_common.lifecycle import stop_on_signals
+        from recipe_common.process import run_service
+        from recipe_common.tracing import tracer
+
+        def run():
+            stop = stop_on_signals()
+            with tracer.start_as_current_span("last"):
+                os.kill(os.getpid(), signal.SIGTERM)
+                stop.wait()
+
+        sys.exit(run_service("encoder", "RECIPE_ENCODER_", run))
+    """
+    environment = os.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.address}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=environment, check=True)
+    (request,) = receiver.requests
+    assert service_name(request) == "recipe-encoder"
+    assert [span.name for span in request.resource_spans[0].scope_spans[0].spans] == ["last"]
 
 
 def test_without_a_collector_records_carry_no_trace(broker: str, topics: Topics) -> None:
