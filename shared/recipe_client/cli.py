@@ -299,7 +299,7 @@ def main() -> None:
 
 
 def _run() -> None:
-    configure_tracing("client")
+    configure_tracing("canary" if sys.argv[1:2] == ["canary"] else "client")
     app()
 
 
