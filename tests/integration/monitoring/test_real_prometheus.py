@@ -99,8 +99,9 @@ class Prometheus:
         return {exemplar["labels"]["trace_id"] for each in found for exemplar in each["exemplars"]}
 
     def raised(self) -> set[str]:
-        """The alerts that are pending or firing."""
-        return {alert["labels"]["alertname"] for alert in self.get("alerts")["alerts"]}
+        """The alerts that are pending or firing, but for those about how fast this machine answers."""
+        raised = [alert["labels"] for alert in self.get("alerts")["alerts"]]
+        return {labels["alertname"] for labels in raised if labels.get("slo") != "retrieval"}
 
 
 def labels(metric: dict[str, str]) -> str:
