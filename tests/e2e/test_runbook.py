@@ -27,7 +27,7 @@ TRIED: Final = {
     "RecipeModelVersionsDiffer": 1,
     "Roll out a checkpoint, and undo it": 3,
     "Rebuild the base": 1,
-    "Re-drive dead letters": 2,
+    "Re-drive dead letters": 3,
     "Remove a poisoned fact": 3,
     "Scale": 2,
     "Back up and restore": 2,
@@ -163,6 +163,8 @@ def test_dead_letters_are_redriven(stack: RunningStack, operator: Operator) -> N
     assert "re-driven" in operator.run("Re-drive dead letters", 1)
     facts = eventually(lambda: json.loads(stack.recipe("facts", "--namespace", "mended", "--json").stdout))
     assert [fact["statement"] for fact in facts] == ["The letter is mended"]
+    operator.run("Re-drive dead letters", 2)
+    assert json.loads(stack.recipe("dlq", "list", "--json").stdout) == []
 
 
 def test_a_poisoned_fact_is_found_and_removed(stack: RunningStack, operator: Operator) -> None:

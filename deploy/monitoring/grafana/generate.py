@@ -209,9 +209,12 @@ ENCODER: Final[Rows] = {
             [('sum(increase(recipe_encoder_events_total{result="dead_lettered"}[30m]))', "dead letters")],
         ),
         Graph(
-            "Age of the newest dead letter",
+            "Age of dead letters",
             "s",
-            [("recipe_encoder_newest_dead_letter_age_seconds < Inf", "{{instance}}")],
+            [
+                ("recipe_encoder_newest_dead_letter_age_seconds < Inf", "newest {{instance}}"),
+                ("max(recipe_encoder_oldest_dead_letter_age_seconds)", "oldest"),
+            ],
         ),
     ],
     "Partitions": [

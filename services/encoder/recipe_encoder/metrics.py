@@ -51,6 +51,11 @@ class EncoderMetrics:
             "recipe_encoder_newest_dead_letter_age_seconds",
             "Since this process last wrote a dead letter; infinite if it has not written any.",
         )
+        self.oldest_dead_letter_age = gauge(
+            "recipe_encoder_oldest_dead_letter_age_seconds",
+            "Since the event of the oldest letter in the topic of the dead letters, whoever wrote it; 0 if there is "
+            "none, not a number if the broker does not say.",
+        )
         self.rebalances = counter(
             "recipe_encoder_rebalances",
             "Changes of this encoder's partitions: assigned, revoked in order, or lost to others without warning.",

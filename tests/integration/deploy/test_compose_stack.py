@@ -131,7 +131,7 @@ class Encoded:
 def started(name: str, command: Sequence[str], environment: Mapping[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
     """A service of Compose as a process that is stopped as Compose stops it, in no more than its grace."""
     image = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with subprocess.Popen(command, env=base_environment() | environment | image) as process:
+    with subprocess.Popen(command, env={**base_environment(), **environment, **image}) as process:
         try:
             yield process
         finally:
