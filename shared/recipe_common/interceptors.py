@@ -65,8 +65,12 @@ class TracingInterceptor(HandlerInterceptor):
 
         async def traced(request: Request, context: grpc.aio.ServicerContext[Request, Response]) -> Response:
             parent = carried_here(context.invocation_metadata() or ())
-            with tracer.start_as_current_span(method[1:], parent, SpanKind.SERVER, attributes):
-                return await behaviour(request, context)
+            with tracer.start_as_current_span(method[1:], parent, SpanKind.SERVER, attributes) as span:
+                try:
+                    return await behaviour(request, context)
+                finally:
+                    code = context.code() or grpc.StatusCode.OK
+                    span.set_attribute("rpc.grpc.status_code", code.value[0])
 
         return traced
 

@@ -4,9 +4,9 @@ import json
 import os
 import shutil
 import subprocess
-import time
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -136,11 +136,12 @@ def test_model_versions(operator: Operator) -> None:
 
 def test_the_group_begins_again_when_the_roll_out_began(stack: RunningStack, operator: Operator, offsets: Any) -> None:
     section = "Roll out a checkpoint, and undo it"
-    operator.run("RecipeCanaryMissing")
-    time.sleep(1)
-    since = operator.run(section, 0).strip()
-    event = publish(stack, "roll/out", b'{"fact_id": "out", "namespace": "roll", "upsert": {"statement": "A b"}}')
-    operator.run(section, 1, SINCE=since)
+    noted = datetime.fromisoformat(f"{operator.run(section, 0).strip()}+00:00")
+    assert timedelta(minutes=10) <= datetime.now(UTC) - noted < timedelta(minutes=11)
+    since = datetime.now(UTC) + timedelta(minutes=30)
+    value = b'{"fact_id": "out", "namespace": "roll", "upsert": {"statement": "Something new is rolled out"}}'
+    event = publish(stack, "roll/out", value, timestamp_ms=int(since.timestamp() * 1000))
+    operator.run(section, 1, SINCE=since.strftime("%Y-%m-%dT%H:%M:%S.000"))
     assert offsets()[TopicPartition(TOPIC, event.partition)] == event.offset
     assert len(operator.run(section, 2).splitlines()) == 3
 

@@ -5,15 +5,18 @@ import json
 import logging
 from collections.abc import Iterator
 
+import grpc
 import pytest
 from kafka import KafkaProducer
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanKind
 from prometheus_client.openmetrics import exposition
 
 from brokers import Topics
 from encoder_harness import wait_for
 from integration.tracing.conftest import Deployment
 from recipe_client.canary import Canary, CanaryMetrics
+from recipe_common.errors import RecipeError
 from recipe_common.json_logging import JsonFormatter
 from recipe_common.tracing import tracer
 from tracing import Spans, context, ids, is_child, links, trace_of
@@ -68,7 +71,7 @@ def test_an_answer_is_one_trace_from_its_caller_to_the_tokens(deployment: Deploy
     assert is_child(retrieved, looked_up)
     assert children(spans, retrieved) == ["encode", "search"]
     assert retrieved.attributes is not None
-    assert retrieved.attributes["recipe.decision"] == "hit"
+    assert (retrieved.attributes["recipe.decision"], retrieved.attributes["rpc.grpc.status_code"]) == ("hit", 0)
     assert children(spans, answered) == ["first token"]
     assert answered.attributes == {"recipe.knowledge": "edited", "recipe.tokens": 3}
 
@@ -99,6 +102,15 @@ def test_a_streamed_answer_belongs_to_the_callers_trace(deployment: Deployment, 
     streamed = spans.one("recipe_protos.generator.v1.GeneratorService/GenerateStream")
     assert is_child(streamed, caller)
     assert children(spans, streamed) == ["generate"]
+
+
+def test_a_call_that_is_refused_ends_its_span_with_the_reason(deployment: Deployment, spans: Spans) -> None:
+    with pytest.raises(RecipeError, match="INVALID_ARGUMENT"):
+        deployment.client.ask("Aville", max_new_tokens=100_000)
+    (refused,) = [span for span in spans.named(GENERATE, 2) if span.kind is SpanKind.SERVER]
+    assert refused.attributes is not None
+    assert refused.attributes["rpc.grpc.status_code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert not refused.status.is_ok
 
 
 @pytest.fixture
