@@ -40,6 +40,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+_run: set[tuple[str, int]] = {(START, 0)}  # it goes before each of the others
+
+
 class Operator:
     """Somebody with a shell, the runbook's variables and an empty folder."""
 
@@ -64,6 +67,7 @@ class Operator:
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        _run.add((section, block))
         return done.stdout
 
 
@@ -209,3 +213,10 @@ def test_a_backup_becomes_a_log_again(stack: RunningStack, operator: Operator) -
     restored = {record.key: record.value for record in log_of(stack, f"{TOPIC}.restored")}
     assert b"What is kept comes back" in restored[b"backup/kept"]
     assert b"retract" in restored[b"backup/gone"]
+
+
+def test_no_block_has_been_left_out(request: pytest.FixtureRequest) -> None:
+    names = {name for name in globals() if name.startswith("test_")}
+    if not names <= {item.name for item in request.session.items}:
+        pytest.skip("not all tests of this file were asked for")
+    assert _run == {(section, block) for section, count in TRIED.items() for block in range(count)}
