@@ -80,8 +80,8 @@ def test_one_of_the_generators_runs_and_is_called_the_same() -> None:
     assert dot_env()["COMPOSE_PROFILES"] == "cpu"
     assert [name for name, service in ALL.items() if "profiles" in service] == ["generator", "generator-vllm"]
     assert vllm["networks"] == {network: {"aliases": ["generator"]} for network in plain["networks"]}
-    assert vllm["ports"] == plain["ports"]
-    assert vllm["depends_on"] == plain["depends_on"]
+    for same in ("ports", "depends_on", "stop_grace_period", "read_only", "restart"):
+        assert vllm[same] == plain[same]
     # Compose takes a dependency that no profile starts for a mistake, unless it is told otherwise.
     needs = [service.get("depends_on", {}) for service in ALL.values()]
     assert {name: each[name]["required"] for each in needs for name in each if "generator" in name} == {
