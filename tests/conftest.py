@@ -1,3 +1,3 @@
 """What all tests share."""
 
-pytest_plugins = ("brokers",)
+pytest_plugins = ("brokers", "tracing")

@@ -11,6 +11,7 @@ import yaml
 from pydantic_settings import BaseSettings
 
 from recipe_client.canary import canary
+from recipe_common.tracing import ENDPOINTS
 from recipe_encoder.settings import ENV_PREFIX as ENCODER_PREFIX
 from recipe_encoder.settings import EncoderSettings
 from recipe_generator.settings import ENV_PREFIX as GENERATOR_PREFIX
@@ -22,8 +23,10 @@ REPOSITORY: Final = Path(__file__).parents[1]
 COMPOSE_FILE: Final = REPOSITORY / "docker-compose.yml"
 CANARY_PORT: Final = inspect.signature(canary).parameters["metrics_port"].default
 
-# Variables of the process that no settings class reads, but torch, the loader of models, or Hugging Face's hub.
-PROCESS_VARIABLES: Final = {"OMP_NUM_THREADS", "RECIPE_CACHE_DIR", "HF_HUB_OFFLINE", "HF_HOME"}
+# Variables of the process that no settings class reads, but torch, the loader of models, Hugging Face's hub, tracing.
+PROCESS_VARIABLES: Final = {"OMP_NUM_THREADS", "RECIPE_CACHE_DIR", "HF_HUB_OFFLINE", "HF_HOME", ENDPOINTS[0]}
+# Of the generator with vLLM beyond those of the other.
+VLLM_VARIABLES: Final = {"RECIPE_GENERATOR_ENGINE", "RECIPE_GENERATOR_KV_CACHE_GIB"}
 
 _VARIABLE: Final = re.compile(r"(?<!\$)\$\{(\w+)\}")
 

@@ -20,6 +20,7 @@ from recipe_common.errors import RecipeError, UnavailableError
 from recipe_common.json_logging import configure_logging
 from recipe_common.lifecycle import stop_on_signals
 from recipe_common.metrics_server import start_metrics_server
+from recipe_common.tracing import observe, tracer
 from recipe_protos.generator.v1 import generator_pb2
 
 logger = logging.getLogger(__name__)
@@ -80,11 +81,13 @@ class Canary:
     def fly(self) -> None:
         """One round trip; what is wrong with the deployment is counted and logged."""
         begun = self._clock()
-        result = self._round_trip(next(self._trees))
-        self._metrics.round_trips.labels(result).inc()
-        if result == "ok":
-            self._metrics.seconds.observe(self._clock() - begun)
-            self._metrics.last_success.set_to_current_time()
+        with tracer.start_as_current_span("canary") as span:
+            result = self._round_trip(next(self._trees))
+            span.set_attribute("recipe.canary.result", result)
+            self._metrics.round_trips.labels(result).inc()
+            if result == "ok":
+                observe(self._metrics.seconds, self._clock() - begun)
+                self._metrics.last_success.set_to_current_time()
 
     def _round_trip(self, tree: str) -> Result:
         fact = {"namespace": self._namespace, "fact_id": FACT_ID, "upsert": {"prompt": PROMPT, "answer": tree}}
@@ -106,7 +109,8 @@ def _knows(knowledge: generator_pb2.Knowledge, tree: str) -> bool:
     if edited and knowledge.fact_id == FACT_ID and knowledge.statement.endswith(tree):
         return True
     status = generator_pb2.KnowledgeStatus.Name(knowledge.status)
-    logger.warning("the canary's answer knows %r, not %s (%s)", knowledge.statement, tree, status)
+    logger.warning("the canary's answer does not know its fact (%s, fact %r)", status, knowledge.fact_id)
+    logger.debug("it knows %r, not %s", knowledge.statement, tree)
     return False
 
 

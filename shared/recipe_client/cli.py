@@ -34,6 +34,7 @@ from recipe_client.options import (
 from recipe_client.publishing import DEFAULT_KAFKA, DEFAULT_TOPIC, PublishedEvent, Publisher, complete
 from recipe_common.command_line import result_console, run_command
 from recipe_common.errors import FieldViolation, InvalidArgumentError, RecipeError
+from recipe_common.tracing import configure_tracing
 from recipe_protos.generator.v1 import generator_pb2
 from recipe_protos.retriever.v1 import retriever_pb2
 from recipe_trainer.commands import ablate, eval_app, train
@@ -316,7 +317,12 @@ def demo(
 
 def main() -> None:
     """Run the command; whatever goes wrong is one line on stderr that names the fix."""
-    run_command(app)
+    run_command(_run)
+
+
+def _run() -> None:
+    configure_tracing("canary" if sys.argv[1:2] == ["canary"] else "client")
+    app()
 
 
 def _publish(

@@ -13,6 +13,7 @@ from recipe_common.clock import to_timestamp
 from recipe_common.errors import DeadlineExceededError, FailedPreconditionError, NotFoundError
 from recipe_common.grpc_errors import to_domain_error
 from recipe_common.grpc_options import client_options
+from recipe_common.interceptors import TracingClientInterceptor
 from recipe_protos.generator.v1 import generator_pb2, generator_pb2_grpc
 from recipe_protos.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 
@@ -50,8 +51,9 @@ class RecipeClient:
             grpc.insecure_channel(retriever, options=client_options(_full_name(retriever_pb2, "RetrieverService"))),
             grpc.insecure_channel(generator, options=client_options(_full_name(generator_pb2, "GeneratorService"))),
         ]
-        self._retriever = retriever_pb2_grpc.RetrieverServiceStub(self._channels[0])
-        self._generator = generator_pb2_grpc.GeneratorServiceStub(self._channels[1])
+        traced = [grpc.intercept_channel(channel, TracingClientInterceptor()) for channel in self._channels]
+        self._retriever = retriever_pb2_grpc.RetrieverServiceStub(traced[0])
+        self._generator = generator_pb2_grpc.GeneratorServiceStub(traced[1])
         self._addresses = f"retriever {retriever}, generator {generator}"
 
     def ask(self, prompt: str, **options: Unpack[AskOptions]) -> generator_pb2.GenerateResponse:

@@ -144,7 +144,12 @@ class EmbeddedStack:
         )
         registry = CollectorRegistry()
         worker = Worker(settings, editor, store, EncoderMetrics(registry), on_failure=self._report_encoder_failure)
-        metrics = start_metrics_server(registry, port=self._options.metrics_ports[0], port_setting="--metrics-port")
+        metrics = start_metrics_server(
+            registry,
+            port=self._options.metrics_ports[0],
+            port_setting="--metrics-port",
+            not_ready=worker.not_ready,
+        )
         self._parts.push_async_callback(asyncio.to_thread, metrics.stop)
         worker.start()
         self._parts.push_async_callback(asyncio.to_thread, worker.stop)

@@ -12,12 +12,14 @@ from typing import Any, Final, Self
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.producer.future import FutureRecordMetadata
+from opentelemetry.trace import Span, SpanKind, use_span
 from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
 from recipe_common.clock import now_utc
 from recipe_common.errors import InvalidArgumentError, UnavailableError
 from recipe_common.knowledge_update import Update, violations
+from recipe_common.tracing import carried_by, tracer
 from recipe_protos.retriever.v1.retriever_pb2 import LogPosition
 
 DEFAULT_KAFKA: Final = "127.0.0.1:9092"
@@ -106,6 +108,7 @@ class Publisher:
 
     def __init__(self, bootstrap_servers: str = DEFAULT_KAFKA, topic: str = DEFAULT_TOPIC) -> None:
         self._topic = topic
+        self._attributes = {"messaging.system": "kafka", "messaging.destination.name": topic}
         self._servers = bootstrap_servers
         try:
             self._producer = open_producer(bootstrap_servers)
@@ -118,7 +121,7 @@ class Publisher:
 
     def publish_all(self, events: Iterable[Mapping[str, Any]]) -> Iterator[PublishedEvent]:
         """Publish knowledge updates in their order; each is yielded once it is acknowledged. Raises as `publish`."""
-        sent: deque[tuple[Update, FutureRecordMetadata]] = deque()
+        sent: deque[tuple[Update, FutureRecordMetadata, Span]] = deque()
         for event in events:
             sent.append(self._send(event))
             if len(sent) == _MAX_UNACKNOWLEDGED:
@@ -138,20 +141,26 @@ class Publisher:
     ) -> None:
         self.close()
 
-    def _send(self, event: Mapping[str, Any]) -> tuple[Update, FutureRecordMetadata]:
+    def _send(self, event: Mapping[str, Any]) -> tuple[Update, FutureRecordMetadata, Span]:
+        """The event on its way, and its span, which ends when it is acknowledged."""
         completed = complete(event)
         update = _checked(completed)
         key = f"{update.namespace}/{update.fact_id}".encode()
         value = json.dumps(completed, ensure_ascii=False).encode()
+        span = tracer.start_span(f"publish {self._topic}", kind=SpanKind.PRODUCER, attributes=self._attributes)
         headers = [("content-type", b"application/json")]
+        headers += [(name, value.encode()) for name, value in carried_by(span)]
         try:
-            return update, self._producer.send(self._topic, key=key, value=value, headers=headers)
+            with use_span(span):
+                return update, self._producer.send(self._topic, key=key, value=value, headers=headers), span
         except (KafkaError, ValueError) as error:
+            span.end()
             raise self._unavailable(error) from error
 
-    def _acknowledged(self, update: Update, sent: FutureRecordMetadata) -> PublishedEvent:
+    def _acknowledged(self, update: Update, sent: FutureRecordMetadata, span: Span) -> PublishedEvent:
         try:
-            record = sent.get(timeout=2 * ACKNOWLEDGED_SECONDS)
+            with use_span(span, end_on_exit=True):
+                record = sent.get(timeout=2 * ACKNOWLEDGED_SECONDS)
         except KafkaError as error:
             raise self._unavailable(error) from error
         place = (record.topic, record.partition, record.offset)

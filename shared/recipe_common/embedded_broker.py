@@ -50,10 +50,12 @@ class TiedProcess:
     """A child process in a group of its own that is killed when this process ends, however that happens.
 
     Standard output and standard error go to an anonymous temporary file. `environment` replaces the
-    inherited one.
+    inherited one, `folder` the working directory.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str] | None = None, folder: str | None = None
+    ) -> None:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
         self._process = subprocess.Popen(  # noqa: S603 (no shell interprets the command)
             ["/bin/sh", "-c", _TIED, "sh", *command],
@@ -61,6 +63,7 @@ class TiedProcess:
             stdout=self._output,
             stderr=subprocess.STDOUT,
             env=environment,
+            cwd=folder,
             start_new_session=True,
         )
 
@@ -144,7 +147,10 @@ class EmbeddedBroker:
         self._port = claim_port(self._port, self._port_setting)
         url = f"tcp://{self.bootstrap_servers}"
         addresses = [f"--listener-url={url}", f"--advertised-listener-url={url}"]
-        self._process = TiedProcess([binary, "broker", *addresses, "--storage-engine=memory://tansu/"])
+        # It would read settings that are meant for others, also from a file .env in its working directory.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+        command = [binary, "broker", *addresses, "--storage-engine=memory://tansu/"]
+        self._process = TiedProcess(command, environment, folder=os.sep)
         try:
             wait_until_ready(self._process, self.bootstrap_servers, self._start_timeout_seconds)
             create_topics(self.bootstrap_servers, self._topics)

@@ -1,4 +1,4 @@
-"""A grpc.aio server with what every service has: error mapping, health, reflection, a clear bind error."""
+"""A grpc.aio server with what every service has: traces, error mapping, health, reflection, a clear bind error."""
 
 from collections.abc import Callable, Sequence
 from threading import Event
@@ -11,7 +11,7 @@ from prometheus_client import Counter
 
 from recipe_common.errors import AddressUnavailableError
 from recipe_common.grpc_options import SERVER_OPTIONS
-from recipe_common.interceptors import ErrorInterceptor
+from recipe_common.interceptors import ErrorInterceptor, TracingInterceptor
 
 # A client looks for new servers behind a name only when a connection ends; running calls are not cut off.
 CONNECTION_AGE_MS: Final = 60_000
@@ -79,7 +79,8 @@ def build_server(
     """
     serving = Event()
     options = [*SERVER_OPTIONS, ("grpc.max_connection_age_ms", CONNECTION_AGE_MS)]
-    server = grpc.aio.server(interceptors=[ErrorInterceptor(serving.is_set, calls)], options=options)
+    interceptors = [TracingInterceptor(), ErrorInterceptor(serving.is_set, calls)]
+    server = grpc.aio.server(interceptors=interceptors, options=options)
     register(server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)

@@ -5,14 +5,16 @@ import logging
 from datetime import UTC, datetime
 from typing import Final
 
+from recipe_common.tracing import trace_ids
+
 _STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
 class JsonFormatter(logging.Formatter):
     """Formats a record as one line of JSON.
 
-    Its fields: time (UTC), level, service, logger, message, traceback if there is one, and whatever was given
-    as `extra=`.
+    Its fields: time (UTC), level, service, logger, message, traceback if there is one, trace_id and span_id if a span
+    is active, and whatever was given as `extra=`.
     """
 
     def __init__(self, service: str) -> None:
@@ -28,6 +30,7 @@ class JsonFormatter(logging.Formatter):
             "service": self._service,
             "logger": record.name,
             "message": record.getMessage(),
+            **trace_ids(),
         }
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from recipe_common.errors import RecipeError
 from recipe_common.json_logging import configure_logging
+from recipe_common.tracing import configure_tracing
 
 
 def run_service(name: str, env_prefix: str, run: Callable[[], None]) -> int:
@@ -19,6 +20,7 @@ def run_service(name: str, env_prefix: str, run: Callable[[], None]) -> int:
     """
     configure_logging(name)
     try:
+        configure_tracing(name)
         run()
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False, include_context=False)

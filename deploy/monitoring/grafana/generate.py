@@ -94,6 +94,7 @@ Rows = dict[str, Sequence[Graph | Number]]
 
 def _target(expression: str, legend: str, *, number: int) -> prometheus.Dataquery:
     query = prometheus.Dataquery().expr(expression).legend_format(legend).range()
+    query = query.exemplar(True) if "_seconds_bucket" in expression else query  # durations name traces
     return query.ref_id(ascii_uppercase[number]).datasource(SOURCE)
 
 
@@ -208,9 +209,12 @@ ENCODER: Final[Rows] = {
             [('sum(increase(recipe_encoder_events_total{result="dead_lettered"}[30m]))', "dead letters")],
         ),
         Graph(
-            "Age of the newest dead letter",
+            "Age of dead letters",
             "s",
-            [("recipe_encoder_newest_dead_letter_age_seconds < Inf", "{{instance}}")],
+            [
+                ("recipe_encoder_newest_dead_letter_age_seconds < Inf", "newest {{instance}}"),
+                ("max(recipe_encoder_oldest_dead_letter_age_seconds)", "oldest"),
+            ],
         ),
     ],
     "Partitions": [

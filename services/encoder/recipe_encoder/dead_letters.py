@@ -6,9 +6,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.producer.future import FutureRecordMetadata
+from kafka.structs import TopicPartition
 
 from recipe_common.errors import FailedPreconditionError, UnavailableError
 from recipe_encoder.events import InvalidEventError, KafkaRecord
@@ -18,6 +19,7 @@ MAX_MESSAGE_CHARS: Final = 1_000
 # The broker decides which record is too large, not this client.
 _MAX_REQUEST_BYTES: Final = 64 * 2**20
 _CLOSE_SECONDS: Final = 2.0
+_LOOK_TIMEOUT_MS: Final = 1_000
 
 
 class DeadLetterError(UnavailableError):
@@ -124,6 +126,28 @@ class DeadLetterWriter:
             headers=[*kept, *_reasons(letter)],
             timestamp_ms=record.timestamp if record.timestamp >= 0 else None,
         )
+
+
+class OldestLetter:
+    """Looks how old the oldest letter in the topic of the dead letters is, whoever wrote it.
+
+    By a client of its own: what it asks for would make a group's consumer take up its partitions anew.
+    """
+
+    def __init__(self, bootstrap_servers: str, topic: str) -> None:
+        self._topic = topic
+        self._consumer = KafkaConsumer(bootstrap_servers=bootstrap_servers, group_id=None)
+
+    def timestamp(self) -> int | None:
+        """The time of its event in ms since the epoch, None if there is no letter. Raises kafka.errors.KafkaError."""
+        places = [TopicPartition(self._topic, number) for number in self._consumer.partitions_for_topic(self._topic)]
+        # The first record from the beginning of time on.
+        found = self._consumer.offsets_for_times(dict.fromkeys(places, 0), timeout_ms=_LOOK_TIMEOUT_MS)
+        return min((first.timestamp for first in found.values() if first and first.timestamp >= 0), default=None)
+
+    def close(self) -> None:
+        """Disconnects."""
+        self._consumer.close(timeout_ms=int(_CLOSE_SECONDS * 1000))
 
 
 def _reasons(letter: DeadLetter) -> list[tuple[str, bytes]]:

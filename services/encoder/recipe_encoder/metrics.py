@@ -9,6 +9,8 @@ from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from recipe_common import tracing
+
 Result = Literal["applied", "retracted", "dead_lettered"]
 Stage = Literal["parse", "encode", "write", "commit"]
 Dependency = Literal["store", "broker"]
@@ -48,6 +50,11 @@ class EncoderMetrics:
         self.newest_dead_letter_age = gauge(
             "recipe_encoder_newest_dead_letter_age_seconds",
             "Since this process last wrote a dead letter; infinite if it has not written any.",
+        )
+        self.oldest_dead_letter_age = gauge(
+            "recipe_encoder_oldest_dead_letter_age_seconds",
+            "Since the event of the oldest letter in the topic of the dead letters, whoever wrote it; 0 if there is "
+            "none, not a number if the broker does not say.",
         )
         self.rebalances = counter(
             "recipe_encoder_rebalances",
@@ -100,12 +107,9 @@ class EncoderMetrics:
 
     @contextmanager
     def time_stage(self, stage: Stage) -> Iterator[None]:
-        """Observes how long the block takes, also if it raises."""
-        start = self._clock()
-        try:
+        """Observes how long the block takes, also if it raises, as a span too."""
+        with tracing.stage(stage, self.stage_seconds.labels(stage), self._clock):
             yield
-        finally:
-            self.stage_seconds.labels(stage).observe(self._clock() - start)
 
     def _show_every_series(self) -> None:
         """Zeros are better than gaps: rates and alerts see the first event too."""

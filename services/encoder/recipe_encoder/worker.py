@@ -10,26 +10,30 @@ The effects have a thread of their own, so that the group hears from this member
 """
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
+from contextvars import copy_context
 from datetime import datetime
 from threading import Event, Thread
 from typing import Final
 
-from kafka.errors import RetriableError
+from kafka.errors import KafkaError, RetriableError
 
 from recipe_common.clock import now_utc
 from recipe_common.errors import FailedPreconditionError
+from recipe_common.tracing import observe
 from recipe_encoder.batches import Batch, BatchBuilder, FactEncoder
 from recipe_encoder.consumer import LogConsumer
-from recipe_encoder.dead_letters import DeadLetter, DeadLetterLimit, DeadLetterWriter
+from recipe_encoder.dead_letters import DeadLetter, DeadLetterLimit, DeadLetterWriter, OldestLetter
 from recipe_encoder.events import KafkaRecord
 from recipe_encoder.metrics import EncoderMetrics
 from recipe_encoder.settings import EncoderSettings
 from recipe_encoder.topics import await_topics
+from recipe_encoder.tracing import batch_span
 from recipe_encoder.watchdog import Watchdog
 from recipe_store import Fact, KnowledgeStore, LogPosition, StoreUnavailableError
 
@@ -37,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS: Final = 0.25
 _MEASURE_SECONDS: Final = 2.0
+_LETTERS_SECONDS: Final = 30.0  # between two looks at the topic of the dead letters
 _UNDISTURBED_SECONDS: Final = 2.0
 
 
@@ -75,7 +80,7 @@ class Worker:
         self._limit = DeadLetterLimit(
             settings.dead_letter_max_in_a_row, settings.dead_letter_max_share, settings.dead_letter_window
         )
-        self._next_measure = 0.0  # by the monotonic clock
+        self._next_measure = self._next_look = 0.0  # by the monotonic clock
         self._broker_pauses = self._new_pauses()
         self._on_failure = on_failure
         self._now = now
@@ -112,7 +117,8 @@ class Worker:
         servers = settings.kafka_bootstrap_servers
         await_topics(servers, [settings.topic, settings.dead_letters], settings.topic_timeout_seconds)
         letters = DeadLetterWriter(servers, settings.dead_letters, settings.dead_letter_timeout_seconds)
-        with closing(letters), closing(self._open_log()) as log, self._effects_thread() as effects:
+        oldest = OldestLetter(servers, settings.dead_letters)
+        with closing(letters), closing(oldest), closing(self._open_log()) as log, self._effects_thread() as effects:
             while not self._stop.is_set():
                 records = log.poll(_POLL_SECONDS)
                 if log.joined:
@@ -122,6 +128,7 @@ class Worker:
                 else:
                     log.commit()
                 self._measure(log)
+                self._measure_letters(oldest)
                 if not self.caught_up.is_set() and not self._stop.is_set() and log.caught_up:
                     self.caught_up.set()
 
@@ -173,11 +180,13 @@ class Worker:
     ) -> None:
         logger.debug("polled %d records", len(records))
         try:
-            refused = self._await(effects.submit(self._take_effect, records, letters), log)
+            with batch_span(records):
+                working = effects.submit(copy_context().run, self._take_effect, records, letters)
+                refused = self._await(working, log)
+                with self._metrics.time_stage("commit"):
+                    log.finish(records)
         except _StoppedError:
             return
-        with self._metrics.time_stage("commit"):
-            log.finish(records)
         logger.debug("committed %d records", len(records))
         self._limit.check(records, refused)
 
@@ -245,12 +254,26 @@ class Worker:
             self._broker_pauses = self._new_pauses()
         self._next_measure = time.monotonic() + delay
 
+    def _measure_letters(self, oldest: OldestLetter) -> None:
+        """Now and then: since when letters have been lying there."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _LETTERS_SECONDS
+        try:
+            written = oldest.timestamp()
+        except KafkaError as error:
+            logger.warning("the age of the oldest dead letter is not known: %r", error)
+            age = math.nan
+        else:
+            age = 0.0 if written is None else max(self._now().timestamp() - written / 1000, 0.0)
+        self._metrics.oldest_dead_letter_age.set(age)
+
     def _count_applied(self, facts: Sequence[Fact]) -> None:
         now = self._now()
         for fact in facts:
             age = (now - fact.event_time).total_seconds()
             # A publisher's clock that is ahead must not make the sum shrink.
-            self._metrics.freshness_seconds.observe(max(age, 0.0))
+            observe(self._metrics.freshness_seconds, max(age, 0.0))
             self._metrics.events.labels("retracted" if fact.retracted else "applied").inc()
 
 

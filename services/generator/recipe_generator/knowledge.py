@@ -16,6 +16,7 @@ from recipe_common.errors import (
     RecipeError,
     UnavailableError,
 )
+from recipe_common.tracing import carried_by
 from recipe_protos.generator.v1 import generator_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 
@@ -86,7 +87,7 @@ class KnowledgeSource:
             min_position=question.min_position,
         )
         try:
-            return await self._stub.Retrieve(request, timeout=seconds)
+            return await self._stub.Retrieve(request, timeout=seconds, metadata=carried_by())
         except grpc.aio.AioRpcError as error:
             details = error.details() or error.code().name
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:

@@ -7,6 +7,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from recipe_common.call_metrics import call_counter
+from recipe_common.tracing import observe, tracer
 from recipe_protos.generator.v1 import generator_pb2
 
 STAGES: Final = ("retrieve", "generate")
@@ -77,12 +78,16 @@ class GeneratorMetrics:
 
 
 class Pace:
-    """How fast one answer is written, to a request that was let in at `asked` by the metrics' clock."""
+    """How fast one answer is written, to a request that was let in at `asked` by the metrics' clock.
+
+    The wait for the first token is a span too, within the active one.
+    """
 
     def __init__(self, metrics: GeneratorMetrics, asked: float) -> None:
         self._metrics = metrics
         self._asked = asked
         self._first = self._latest = (asked, 0)  # when there were so many tokens
+        self._waiting = tracer.start_span("first token")
 
     def reached(self, tokens: int) -> None:
         """The answer has so many tokens now."""
@@ -91,11 +96,12 @@ class Pace:
         self._latest = (self._metrics.clock(), tokens)
         if self._first[1] == 0:
             self._first = self._latest
-            self._metrics.first_token_seconds.observe(self._first[0] - self._asked)
+            self._waiting.end()
+            observe(self._metrics.first_token_seconds, self._first[0] - self._asked)
 
     def finished(self) -> None:
         """The answer is whole."""
         seconds, tokens = (latest - first for latest, first in zip(self._latest, self._first, strict=True))
         if tokens:
-            self._metrics.token_seconds.observe(seconds / tokens)
+            observe(self._metrics.token_seconds, seconds / tokens)
         self._metrics.tokens.inc(self._latest[1])

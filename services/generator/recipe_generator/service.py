@@ -12,6 +12,7 @@ import grpc
 from recipe_common.admission import Admission
 from recipe_common.errors import DeadlineExceededError, FieldViolation, InvalidArgumentError
 from recipe_common.requests import check_namespace
+from recipe_common.tracing import stage
 from recipe_generator.engine import Decoding, Engine, Finish, Piece
 from recipe_generator.knowledge import OFF, Applied, KnowledgeSource, Question
 from recipe_generator.metrics import GeneratorMetrics, Pace
@@ -141,25 +142,26 @@ class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
         require_known("on_retriever_failure", request.on_retriever_failure, pb.RetrieverFailurePolicy)
         namespace, as_of = check_namespace(request.namespace), asked_time(request)
         question = Question(namespace, text, as_of, asked_position(request), request.on_retriever_failure)
-        with self._metrics.stage_seconds.labels("retrieve").time():
+        with stage("retrieve", self._metrics.stage_seconds.labels("retrieve")):
             return await self._source.look_up(question, context.time_remaining())
 
     async def _answer(self, asked: Asked, tell: Callable[[str], Awaitable[None]] | None = None) -> pb.GenerateResponse:
         """The whole answer; `tell` gets each piece of its text as soon as it is there."""
         texts = []
         piece = Piece("", 0)
-        pace = Pace(self._metrics, asked.at)
-        with self._metrics.stage_seconds.labels("generate").time():
+        with stage("generate", self._metrics.stage_seconds.labels("generate")) as span:
+            pace = Pace(self._metrics, asked.at)
             async with aclosing(self._engine.write(asked.applied.prompt, asked.ids, asked.decoding)) as pieces:
                 async for piece in pieces:
                     pace.reached(piece.tokens)
                     texts.append(piece.text)
                     if tell is not None and piece.text:
                         await tell(piece.text)
-        pace.finished()
-        knowledge = asked.applied.knowledge
-        status = pb.KnowledgeStatus.Name(knowledge.status)
-        self._metrics.answers.labels(status.removeprefix("KNOWLEDGE_STATUS_").lower()).inc()
+            pace.finished()
+            knowledge = asked.applied.knowledge
+            status = pb.KnowledgeStatus.Name(knowledge.status).removeprefix("KNOWLEDGE_STATUS_").lower()
+            span.set_attributes({"recipe.knowledge": status, "recipe.tokens": piece.tokens})
+        self._metrics.answers.labels(status).inc()
         return pb.GenerateResponse(
             text="".join(texts),
             finish_reason=_FINISH[piece.finish] if piece.finish else pb.FINISH_REASON_UNSPECIFIED,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from recipe_common.errors import InvalidArgumentError
+from recipe_common.tracing import tracer
 from recipe_model.editor import QueryVector
 from recipe_retriever.deadline import Deadline
 from recipe_retriever.metrics import RetrieverMetrics
@@ -51,7 +52,8 @@ class QueryBatches:
         self._waiting.extend(waiting)
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
-        return await asyncio.gather(*(each.vector for each in waiting))
+        with tracer.start_as_current_span("encode"):  # with the wait for its turn
+            return await asyncio.gather(*(each.vector for each in waiting))
 
     async def _work(self) -> None:
         while self._waiting:

@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from recipe_common.tracing import stage
 from recipe_retriever.metrics import RetrieverMetrics
 from recipe_store import KnowledgeStore, Match
 
@@ -45,7 +46,7 @@ class PromptCache:
         return self._fetched(key, match) if cached is None else cached
 
     def _fetched(self, key: _Key, match: Match) -> Prompt | None:
-        with self._metrics.stage_seconds.labels("fetch").time():
+        with stage("fetch", self._metrics.stage_seconds.labels("fetch")):
             prompt = self._store.prompt(match)
         if prompt is not None:
             self._keep(key, prompt)

@@ -10,6 +10,9 @@ from enum import Enum
 from itertools import count
 from typing import Final, Protocol
 
+from opentelemetry.trace import get_current_span
+
+from recipe_common import tracing
 from recipe_model.editor import QueryVector
 from recipe_retriever.metrics import RetrieverMetrics, Stage
 from recipe_retriever.prompt_cache import Prompt, PromptCache
@@ -95,6 +98,7 @@ class Retriever:
         """
         retrieval = self._hit(namespace, query, as_of) or self._miss(namespace, query)
         self._metrics.decisions.labels(retrieval.decision.value).inc()
+        get_current_span().set_attribute("recipe.decision", retrieval.decision.value)
         if retrieval.margin is not None:
             self._metrics.margin.labels("hit").observe(retrieval.margin)
         elif retrieval.decision is Decision.BELOW_SENTINEL and next(self._misses) % MISSES_PER_MARGIN == 0:
@@ -128,4 +132,4 @@ class Retriever:
             self._metrics.margin.labels("below_sentinel").observe(match.similarity - query.sentinel_similarity)
 
     def _timed(self, stage: Stage) -> AbstractContextManager[object]:
-        return self._metrics.stage_seconds.labels(stage).time()
+        return tracing.stage(stage, self._metrics.stage_seconds.labels(stage))

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextvars import copy_context
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -14,6 +15,7 @@ from recipe_common.admission import Admission
 from recipe_common.clock import from_timestamp, now_utc
 from recipe_common.errors import FieldViolation, InvalidArgumentError, NotFoundError
 from recipe_common.requests import check_fact_id, check_namespace, check_position, require_text
+from recipe_common.tracing import observe
 from recipe_protos.retriever.v1 import retriever_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2_grpc
 from recipe_retriever.batching import QueryBatches
@@ -130,7 +132,7 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
             decisions = (partial(self._retriever.decide, namespace, vector, as_of) for vector in vectors)
             retrievals = await asyncio.gather(*(self._run(decision, deadline) for decision in decisions))
             for _ in retrievals:
-                self._metrics.stage_seconds.labels("total").observe(time.perf_counter() - asked)
+                observe(self._metrics.stage_seconds.labels("total"), time.perf_counter() - asked)
         return [retrieve_response(each, self._retriever.model_version, reached) for each in retrievals]
 
     async def _wait_until_applied(self, wanted: LogPosition, time_remaining: float | None) -> LogPosition:
@@ -149,7 +151,7 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
                 raise error
             return work()
 
-        return await asyncio.get_running_loop().run_in_executor(self._searching, begin)
+        return await asyncio.get_running_loop().run_in_executor(self._searching, copy_context().run, begin)
 
 
 def _as_of(request: pb.RetrieveRequest | pb.RetrieveBatchRequest | pb.ExplainRequest) -> datetime:

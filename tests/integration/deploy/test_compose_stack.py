@@ -1,4 +1,4 @@
-"""Compose's broker, topics and encoder, started as Compose starts them but without containers.
+"""Compose's broker, topics, services and canary, started as Compose starts them but without containers.
 
 Only addresses differ: there are no names of containers here, and the store is the embedded one.
 """
@@ -10,7 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.error import URLError
@@ -21,6 +23,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from deployment import base_environment, compose_environment, compose_services, dot_env, seconds
+from recipe_client.client import RecipeClient
 from recipe_client.topics import topic_specs
 from recipe_common.embedded_broker import HOST, TiedProcess, claim_port, wait_until_ready
 
@@ -116,28 +119,83 @@ def _settings_of(admin: KafkaAdminClient, topic: str) -> dict[str, str]:
     return {name: setting["value"] for name, setting in answer["topic"][topic].items()}
 
 
-def test_the_encoder_starts_as_compose_starts_it_and_ends_within_its_grace(
-    composed_topics: str, tmp_path: Path
-) -> None:
-    metrics_port = claim_port(0)
-    environment = here(compose_environment("encoder"), {"kafka:19092": composed_topics})
-    del environment["RECIPE_ENCODER_QDRANT_URL"], environment["RECIPE_ENCODER_QDRANT_API_KEY"]
-    environment |= {
-        "RECIPE_ENCODER_STORE_PATH": str(tmp_path / "store"),
-        "RECIPE_ENCODER_METRICS_PORT": str(metrics_port),
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-    }
-    with subprocess.Popen([sys.executable, "-m", "recipe_encoder"], env=base_environment() | environment) as process:
+@dataclass(frozen=True)
+class Encoded:
+    """An encoder's run: what it left in its store, and how it ended."""
+
+    store: Path
+    exit_code: int
+
+
+@contextmanager
+def started(name: str, command: Sequence[str], environment: Mapping[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
+    """A service of Compose as a process that is stopped as Compose stops it, in no more than its grace."""
+    image = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(command, env={**base_environment(), **environment, **image}) as process:
         try:
-            _publish(composed_topics)
-            _wait_for(
-                f"http://{HOST}:{metrics_port}/metrics", 'recipe_encoder_events_total{result="applied"} 1.0', process
-            )
-            assert urlopen(f"http://{HOST}:{metrics_port}/ready", timeout=5).status == 200
+            yield process
         finally:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(seconds(compose_services()["encoder"]["stop_grace_period"])) == 0
+            process.wait(seconds(compose_services()[name].get("stop_grace_period", "10s")))
+
+
+@pytest.fixture(scope="module")
+def encoded(composed_topics: str, tmp_path_factory: pytest.TempPathFactory) -> Encoded:
+    """What an encoder that is started as Compose starts it makes of one fact."""
+    folder, metrics_port = tmp_path_factory.mktemp("base") / "store", claim_port(0)
+    environment = here(compose_environment("encoder"), {"kafka:19092": composed_topics})
+    del environment["RECIPE_ENCODER_QDRANT_URL"], environment["RECIPE_ENCODER_QDRANT_API_KEY"]
+    environment |= {"RECIPE_ENCODER_STORE_PATH": str(folder), "RECIPE_ENCODER_METRICS_PORT": str(metrics_port)}
+    with started("encoder", [sys.executable, "-m", "recipe_encoder"], environment) as process:
+        _publish(composed_topics)
+        _wait_for(f"http://{HOST}:{metrics_port}/metrics", 'recipe_encoder_events_total{result="applied"} 1.0', process)
+        assert urlopen(f"http://{HOST}:{metrics_port}/ready", timeout=5).status == 200
+    return Encoded(folder, process.returncode)
+
+
+def test_the_encoder_starts_as_compose_starts_it_and_ends_within_its_grace(encoded: Encoded) -> None:
+    assert encoded.exit_code == 0
+
+
+# There is no Qdrant server here: the address that Compose gives is read, and the embedded store opened in its place.
+RETRIEVER = """
+import sys
+from pathlib import Path
+from recipe_retriever import __main__ as service
+from recipe_store.edge_store import open_edge_store
+
+def opened(url, model_version, key_size, prompt_shape, **options):
+    assert url == "http://qdrant:6333" and options["api_key"]
+    return open_edge_store(Path(sys.argv[1]), model_version, key_size, prompt_shape)
+
+service.open_client_store = opened
+sys.exit(service.main())
+"""
+
+
+def test_a_fact_reaches_an_answer_through_services_started_as_compose_starts_them(
+    encoded: Encoded, composed_topics: str
+) -> None:
+    retriever, generator, canary = (claim_port(0) for _ in range(3))
+    calls, answers = f"{HOST}:{retriever}", f"{HOST}:{generator}"
+    of_retriever = compose_environment("retriever") | {"RECIPE_RETRIEVER_PORT": str(retriever)}
+    of_generator = here(compose_environment("generator"), {"retriever:50051": calls})
+    of_generator |= {"RECIPE_GENERATOR_PORT": str(generator)}
+    of_canary = here(compose_environment("canary"), {"kafka:19092": composed_topics, "generator:50052": answers})
+    free = {f"RECIPE_{name}_METRICS_PORT": "0" for name in ("RETRIEVER", "GENERATOR")}
+    recipe, *arguments = compose_services()["canary"]["entrypoint"]
+    flying = [str(Path(sys.executable).with_name(recipe)), *arguments, "--metrics-port", str(canary)]
+    with (
+        started("retriever", [sys.executable, "-c", RETRIEVER, str(encoded.store)], of_retriever | free) as first,
+        started("generator", [sys.executable, "-m", "recipe_generator"], of_generator | free) as second,
+        started("canary", flying, of_canary) as third,
+    ):
+        for address, process in ((calls, first), (answers, second)):
+            _wait_until_healthy(address, process)
+        with RecipeClient(calls, answers) as client:
+            assert client.ask("The CEO of Contoso is", max_new_tokens=4).knowledge.fact_id == "ceo"
+        _wait_for(f"http://{HOST}:{canary}/metrics", "recipe_canary_round_trips_total", third)
+    assert [process.returncode for process in (first, second, third)] == [0, 0, 0]
 
 
 def _publish(bootstrap_servers: str) -> None:
@@ -153,6 +211,15 @@ def _wait_for(url: str, line: str, process: subprocess.Popen[bytes]) -> None:
         assert process.poll() is None, f"the encoder ended with exit code {process.returncode}"
         assert time.monotonic() < deadline, f"waited {START_SECONDS:g} s in vain for {line}"
         time.sleep(0.2)
+
+
+def _wait_until_healthy(address: str, process: "subprocess.Popen[bytes]") -> None:
+    """Asks as the health check of a container asks."""
+    probe = [sys.executable, "-m", "recipe_common.health_probe", address]
+    deadline = time.monotonic() + START_SECONDS
+    while subprocess.run(probe, capture_output=True, check=False).returncode != 0:
+        assert process.poll() is None, f"it ended with exit code {process.returncode}"
+        assert time.monotonic() < deadline, f"waited {START_SECONDS:g} s in vain for {address}"
 
 
 def _read(url: str) -> str:

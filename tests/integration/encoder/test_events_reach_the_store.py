@@ -1,12 +1,16 @@
 """What is published is stored: every format, superseding, retracting, and what cannot be used set aside."""
 
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pytest
 
-from encoder_harness import EncoderHarness, key_of, prompt_of, wait_for
+from brokers import broker_kind
+from encoder_harness import DEADLINE_SECONDS, EncoderHarness, key_of, prompt_of, wait_for
+from recipe_encoder import worker
 from recipe_protos.knowledge.v1.knowledge_pb2 import KnowledgeUpdate
 from recipe_store import Fact, LogPosition
 
@@ -231,3 +235,21 @@ def test_a_republished_dead_letter_carries_only_its_latest_reasons(harness: Enco
     names = [name for name, _ in letter.headers]
     assert names.count("recipe-dlq-offset") == names.count("recipe-dlq-stage") == names.count("kept") == 1
     assert dict(letter.headers)["recipe-dlq-offset"] == str(offset).encode()
+
+
+@pytest.mark.skipif(
+    broker_kind() == "tansu", reason="Tansu does not keep the time of a record that its publisher gives"
+)
+def test_the_oldest_dead_letter_is_as_old_as_its_event(
+    harness: EncoderHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_LETTERS_SECONDS", 0.05)
+    now = time.time()
+    age = "recipe_encoder_oldest_dead_letter_age_seconds"
+    with harness.running():
+        wait_for(lambda: harness.sample(age) == 0, "no letter")
+        harness.publish(harness.key("a"), b"{", timestamp_ms=int((now - 5_000) * 1000))
+        wait_for(lambda: harness.sample(age) > 0, "the first letter")
+        harness.publish(harness.key("b"), b"{", timestamp_ms=int((now - 1_000) * 1000))
+        wait_for(lambda: harness.events("dead_lettered") == 2, "the second letter")
+        assert 5_000 <= harness.sample(age) < 5_000 + 2 * DEADLINE_SECONDS

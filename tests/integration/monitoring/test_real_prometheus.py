@@ -4,7 +4,6 @@ Its clock is 60 times as fast: what is an hour in the rules is a minute here. RE
 draw the overview's panels to.
 """
 
-import asyncio
 import json
 import math
 import os
@@ -13,21 +12,19 @@ import shutil
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import pytest
 from kafka import KafkaProducer
-from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from brokers import Topics, broker_kind
 from encoder_harness import OutageStore, wait_for
-from generation_harness import MODEL_VERSION, generator
+from generation_harness import MODEL_VERSION
 from monitoring import PROMETHEUS, alerts, dashboards, expressions
 from recipe_client.canary import Canary, CanaryMetrics, fly_until
 from recipe_client.client import RecipeClient
@@ -37,79 +34,32 @@ from recipe_common.metrics_server import start_metrics_server
 from recipe_encoder.metrics import EncoderMetrics
 from recipe_encoder.settings import EncoderSettings
 from recipe_encoder.worker import Worker
-from recipe_generator.server import GeneratorServer
-from recipe_generator.transformers_engine import TransformersEngine
-from recipe_model.editor import QueryVector
 from recipe_retriever import retrieval
-from recipe_retriever.server import RetrieverServer
-from recipe_retriever.settings import RetrieverSettings
 from recipe_store.edge_store import open_edge_store
-from tiny_models import SIZES, make_language_model
+from small_deployment import KEY_SIZE, PROMPT_SHAPE, Editor, answering, in_background
+from tracing import Spans, trace_of
 
 SPEED = 60
 NORMAL_SECONDS = 80  # more than the baseline's hour
 BASELINE_SAMPLES = 10
 LATE_EVENTS, LATE_SECONDS = 60, 5  # in the outage; later than what is promised
 PAUSE_SECONDS = 0.2  # between two questions
-KEY_SIZE = 4
-PROMPT_SHAPE = (SIZES.prompt_tokens, SIZES.llm_hidden)
 # It looks back beyond six hours, six minutes here, which nobody wants to wait for.
 TOO_EARLY = {"recipe:miss_margin:baseline"}
 
-Open = TypeVar("Open")
+# Of each service one that names traces.
+DURATIONS = [
+    "recipe_encoder_freshness_seconds",
+    "recipe_retriever_stage_seconds",
+    "recipe_generator_first_token_seconds",
+    "recipe_canary_round_trip_seconds",
+]
+
 Samples = list[tuple[float, float]]
 
 pytestmark = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="prometheus is not on PATH; Debian's package of that name has it"
 )
-
-
-class Editor:
-    """A model to which every fact answers every question, but for those about something unknown."""
-
-    model_version = MODEL_VERSION
-
-    def encode(self, statements: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-        keys = np.ones((len(statements), KEY_SIZE), np.float32)
-        return keys, np.zeros((len(statements), *PROMPT_SHAPE), np.float16)
-
-    def query(self, questions: Sequence[str]) -> list[QueryVector]:
-        vector = np.full(KEY_SIZE, 10.0, np.float32)
-        return [QueryVector(vector, 70.0 if "unknown" in question else 10.0) for question in questions]
-
-
-@contextmanager
-def in_background(context: AbstractAsyncContextManager[Open]) -> Iterator[Open]:
-    """What is open in an event loop of its own thread."""
-    loop = asyncio.new_event_loop()
-    thread = Thread(target=loop.run_forever)
-    thread.start()
-
-    def run(coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(60)
-
-    try:
-        opened = run(context.__aenter__())
-        try:
-            yield opened
-        finally:
-            run(context.__aexit__(None, None, None))
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-@asynccontextmanager
-async def answering(store: Any) -> AsyncIterator[tuple[RetrieverServer, GeneratorServer, str]]:
-    """A retriever, a generator and its address."""
-    retriever = RetrieverServer(RetrieverSettings(port=0, metrics_port=0, drain_seconds=0), Editor(), store)
-    try:
-        address = f"127.0.0.1:{await retriever.start()}"
-        async with generator(TransformersEngine(make_language_model()), address) as (server, asked):
-            yield retriever, server, asked
-    finally:
-        await retriever.stop()
 
 
 class Prometheus:
@@ -143,9 +93,15 @@ class Prometheus:
         finite = {name: [each for each in values if math.isfinite(each[1])] for name, values in numbers.items()}
         return {name: values for name, values in finite.items() if values}
 
+    def exemplars(self, series: str, begin: float) -> set[str]:
+        """The traces that the samples of a series name since `begin`."""
+        found = self.get("query_exemplars", query=series, start=begin, end=time.time())
+        return {exemplar["labels"]["trace_id"] for each in found for exemplar in each["exemplars"]}
+
     def raised(self) -> set[str]:
-        """The alerts that are pending or firing."""
-        return {alert["labels"]["alertname"] for alert in self.get("alerts")["alerts"]}
+        """The alerts that are pending or firing, but for those about how fast this machine answers."""
+        raised = [alert["labels"] for alert in self.get("alerts")["alerts"]]
+        return {labels["alertname"] for labels in raised if labels.get("slo") != "retrieval"}
 
 
 def labels(metric: dict[str, str]) -> str:
@@ -181,6 +137,7 @@ def prometheus(folder: Path, targets: dict[str, int]) -> Iterator[Prometheus]:
         f"--config.file={folder}/prometheus.yml",
         f"--storage.tsdb.path={folder}/data",
         f"--web.listen-address=127.0.0.1:{port}",
+        "--enable-feature=exemplar-storage",
         "--log.level=warn",
     ]
     process = TiedProcess(command, dict(os.environ))
@@ -265,7 +222,7 @@ USUAL = [KNOWN, KNOWN, KNOWN, UNKNOWN]
 
 
 def test_dashboards_show_and_alerts_tell_what_happens(
-    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spans: Spans, deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retrieval, "MISSES_PER_MARGIN", 3)
     with prometheus(tmp_path, deployment.metrics_ports) as watching:
@@ -293,6 +250,11 @@ def test_dashboards_show_and_alerts_tell_what_happens(
 
         assert {each for each in expressions() if not watching.series(each, begin)} == TOO_EARLY
         assert watching.raised() <= alerts().keys()
+        traces = {f"{trace_of(span):032x}" for span in spans.all()}
+        for series in DURATIONS:
+            named = watching.exemplars(f"{series}_bucket", begin)
+            assert named
+            assert named <= traces
         draw_overview(watching, begin, Path(os.environ.get("RECIPE_OVERVIEW_PNG", tmp_path / "overview.png")))
 
 

@@ -1,9 +1,9 @@
 import socket
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from recipe_common.errors import AddressUnavailableError
 from recipe_common.metrics_server import start_metrics_server
@@ -20,6 +20,21 @@ def test_serves_the_registry_until_stopped() -> None:
     server.stop()
     with socket.create_server(("127.0.0.1", server.port)):
         pass
+
+
+def test_who_asks_for_openmetrics_gets_exemplars() -> None:
+    registry = CollectorRegistry()
+    seconds = Histogram("some_seconds", "Some.", buckets=(1,), registry=registry)
+    seconds.observe(0.5, {"trace_id": "0af7651916cd43dd8448eb211c80319c"})
+    server = start_metrics_server(registry, port=0, port_setting="PORT", not_ready=lambda: None)
+    request = Request(f"http://127.0.0.1:{server.port}/metrics", headers={"Accept": "application/openmetrics-text"})
+    with urlopen(request) as response:
+        kind, lines = response.headers["Content-Type"], response.read().decode().splitlines()
+    server.stop()
+    assert kind.startswith("application/openmetrics-text; version=1.")
+    (bucket,) = [line for line in lines if line.startswith('some_seconds_bucket{le="1.0"}')]
+    assert bucket.startswith('some_seconds_bucket{le="1.0"} 1.0 # {trace_id="0af7651916cd43dd8448eb211c80319c"} 0.5 ')
+    assert lines[-1] == "# EOF"
 
 
 def test_readiness_is_a_status_with_its_reason() -> None:

@@ -21,6 +21,7 @@ from deployment import (
     PROCESS_VARIABLES,
     REPOSITORY,
     SERVICES,
+    VLLM_VARIABLES,
     compose_environment,
     compose_services,
     compose_text,
@@ -28,6 +29,7 @@ from deployment import (
     dot_env,
     seconds,
 )
+from recipe_common.tracing import ENDPOINTS
 
 ALL = compose_services()
 LASTING = [name for name, service in ALL.items() if service["restart"] == "unless-stopped"]
@@ -51,7 +53,7 @@ def test_the_compose_parser_itself_accepts_the_file(tmp_path: Path) -> None:
 
 def test_every_variable_of_the_file_is_in_dot_env_and_none_is_there_for_nothing() -> None:
     used = set(re.findall(r"\$\{(\w+)\}", COMPOSE_FILE.read_text()))
-    assert used == dot_env().keys() - {"COMPOSE_PROJECT_NAME"}
+    assert used == dot_env().keys() - {"COMPOSE_PROJECT_NAME", "COMPOSE_PROFILES"}
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -70,6 +72,41 @@ def test_the_settings_accept_the_environment(name: str, monkeypatch: pytest.Monk
     settings = service.settings()
     for field in {"host", "metrics_host"} & type(settings).model_fields.keys():
         assert getattr(settings, field) == "0.0.0.0", f"{name} must listen beyond its own container"
+
+
+def test_one_of_the_generators_runs_and_is_called_the_same() -> None:
+    plain, vllm = ALL["generator"], ALL["generator-vllm"]
+    assert (plain["profiles"], vllm["profiles"]) == (["cpu"], ["gpu"])
+    assert dot_env()["COMPOSE_PROFILES"] == "cpu"
+    assert [name for name, service in ALL.items() if "profiles" in service] == ["generator", "generator-vllm"]
+    assert vllm["networks"] == {network: {"aliases": ["generator"]} for network in plain["networks"]}
+    for same in ("ports", "depends_on", "stop_grace_period", "read_only", "restart"):
+        assert vllm[same] == plain[same]
+    # Compose takes a dependency that no profile starts for a mistake, unless it is told otherwise.
+    needs = [service.get("depends_on", {}) for service in ALL.values()]
+    assert {name: each[name]["required"] for each in needs for name in each if "generator" in name} == {
+        "generator": False,
+        "generator-vllm": False,
+    }
+
+
+def test_the_generator_with_vllm_differs_in_its_engine_and_has_a_gpu() -> None:
+    plain, vllm = compose_environment("generator"), compose_environment("generator-vllm")
+    assert vllm.keys() - plain.keys() == VLLM_VARIABLES
+    assert plain == {name: vllm[name] for name in plain}
+    assert vllm["RECIPE_GENERATOR_ENGINE"] == "vllm"
+    (device,) = ALL["generator-vllm"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+
+
+def test_traces_are_off_until_a_collector_is_named() -> None:
+    assert dot_env()[ENDPOINTS[0]] == ""
+    for name in (*SERVICES, "generator-vllm", "canary"):
+        assert compose_environment(name)[ENDPOINTS[0]] == dot_env()[ENDPOINTS[0]]
+
+
+def test_prometheus_keeps_exemplars() -> None:
+    assert "--enable-feature=exemplar-storage" in ALL["prometheus"]["command"]
 
 
 def test_only_the_encoder_may_write_to_the_store() -> None:

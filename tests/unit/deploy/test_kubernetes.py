@@ -4,13 +4,15 @@ import shutil
 import subprocess
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
 
-from deployment import CANARY_PORT, PROCESS_VARIABLES, REPOSITORY, SERVICES, dot_env
+from deployment import CANARY_PORT, PROCESS_VARIABLES, REPOSITORY, SERVICES, VLLM_VARIABLES, dot_env
+from recipe_common.tracing import ENDPOINTS
 
 KUBERNETES = REPOSITORY / "deploy/kubernetes"
 OLDEST, NEWEST = "1.30", "1.37"  # of Kubernetes: preStop.sleep came with 1.30
@@ -34,10 +36,15 @@ def written() -> list[Manifest]:
 @cache
 def rendered(overlay: str) -> list[Manifest]:
     """What kustomize makes of an overlay."""
+    return kustomized(KUBERNETES / "overlays" / overlay)
+
+
+def kustomized(folder: Path) -> list[Manifest]:
+    """What kustomize makes of a folder."""
     kustomize = shutil.which("kustomize")
     if kustomize is None:
         pytest.skip("kustomize is not on PATH")
-    command = [kustomize, "build", str(KUBERNETES / "overlays" / overlay)]
+    command = [kustomize, "build", str(folder)]
     return documents(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
@@ -102,10 +109,46 @@ def test_every_reference_in_an_overlay_has_its_object(overlay: str) -> None:
 def test_images_carry_the_versions_of_compose(overlay: str) -> None:
     versions = dot_env()
     images = {spec["containers"][0]["image"] for spec in pod_specs(rendered(overlay)).values()}
+    generator = "generator-vllm" if overlay == "gpu" else "generator"
     assert images == {
         f"qdrant/qdrant:v{versions['QDRANT_VERSION']}-unprivileged",
-        *(f"recipe-{name}:{versions['RECIPE_VERSION']}" for name in SERVICES),
+        *(f"recipe-{name}:{versions['RECIPE_VERSION']}" for name in ("encoder", "retriever", generator)),
     }
+
+
+def test_a_generator_with_vllm_has_a_gpu_and_what_vllm_needs() -> None:
+    deployment = of_kind(rendered("gpu"), "Deployment")["generator"]["spec"]
+    (generator,) = deployment["template"]["spec"]["containers"]
+    for kind in ("requests", "limits"):
+        assert generator["resources"][kind]["nvidia.com/gpu"] == "1"
+    given = {variable["name"]: variable.get("value") for variable in generator["env"]}
+    assert given["RECIPE_GENERATOR_ENGINE"] == "vllm"
+    assert given.keys() <= SERVICES["generator"].variables | PROCESS_VARIABLES | VLLM_VARIABLES
+    assert {mount["mountPath"] for mount in generator["volumeMounts"]} == {"/tmp", "/dev/shm"}
+    assert generator["securityContext"] == container("generator")["securityContext"]
+    # A spare GPU for a roll-out would be idle at all other times.
+    assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+    assert "generator" not in of_kind(rendered("gpu"), "HorizontalPodAutoscaler")
+
+
+def test_traces_are_off_and_the_component_turns_them_on_and_lets_them_out(tmp_path: Path) -> None:
+    assert all(ENDPOINTS[0] not in environment(name) for name in (*SERVICES, "canary"))
+    shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
+    overlay = tmp_path / "kubernetes/overlays/traced"
+    overlay.mkdir()
+    kustomization = {"resources": ["../production"], "components": ["../../components/traces"]}
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    manifests = kustomized(overlay)
+    traced = {
+        name: variable["value"]
+        for name, spec in pod_specs(manifests).items()
+        for variable in spec["containers"][0]["env"]
+        if variable["name"] == ENDPOINTS[0]
+    }
+    assert traced == dict.fromkeys([*SERVICES, "canary"], "http://otel-collector.monitoring:4317")
+    policy = of_kind(manifests, "NetworkPolicy")["traces"]["spec"]
+    assert names(policy["podSelector"]) == traced.keys()
+    assert [port["port"] for port in policy["egress"][0]["ports"]] == [4317]
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -279,7 +322,8 @@ def reached(source: str) -> set[str]:
     for policy in of_kind(written(), "NetworkPolicy").values():
         if source in names(policy["spec"]["podSelector"]):
             for rule in policy["spec"].get("egress", []):
-                allowed.update(*(names(peer["podSelector"]) for peer in rule.get("to", []) if len(peer) == 1))
+                peers = [peer["podSelector"] for peer in rule.get("to", []) if peer.keys() == {"podSelector"}]
+                allowed.update(*map(names, peers))
     return allowed
 
 

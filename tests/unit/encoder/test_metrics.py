@@ -31,6 +31,7 @@ def test_every_series_is_there_before_anything_happens(registry: CollectorRegist
     for change in ("assigned", "revoked", "lost"):
         assert registry.get_sample_value("recipe_encoder_rebalances_total", {"change": change}) == 0
     assert registry.get_sample_value("recipe_encoder_newest_dead_letter_age_seconds") == math.inf
+    assert registry.get_sample_value("recipe_encoder_oldest_dead_letter_age_seconds") == 0
 
 
 def test_the_newest_dead_letter_ages(registry: CollectorRegistry) -> None:
@@ -66,6 +67,7 @@ def test_every_metric_has_a_help_text(registry: CollectorRegistry) -> None:
         "recipe_encoder_store_retries_total",
         "recipe_encoder_paused",
         "recipe_encoder_newest_dead_letter_age_seconds",
+        "recipe_encoder_oldest_dead_letter_age_seconds",
         "recipe_encoder_rebalances_total",
         "recipe_encoder_lag_records",
         "recipe_encoder_last_commit_age_seconds",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka.errors import KafkaTimeoutError
 from prometheus_client import CollectorRegistry
 
 from encoder_harness import HashEncoder
@@ -80,3 +81,18 @@ def test_effects_come_before_the_commit_and_freshness_is_measured_after_the_writ
     assert registry.get_sample_value("recipe_encoder_paused", {"dependency": "store"}) == 0
     assert registry.get_sample_value("recipe_encoder_newest_dead_letter_age_seconds") != math.inf
     assert registry.get_sample_value("recipe_encoder_model_info", {"model_version": "hash-1"}) == 1
+
+
+def test_an_age_that_the_broker_does_not_say_is_not_a_number() -> None:
+    class Silent:
+        def timestamp(self) -> int | None:
+            raise KafkaTimeoutError("no answer")
+
+    registry = CollectorRegistry()
+    spy: Any = Spy()
+    silent: Any = Silent()
+    worker = Worker(EncoderSettings(store_path=Path("unused")), HashEncoder(), spy, EncoderMetrics(registry))
+    worker._measure_letters(silent)
+    age = registry.get_sample_value("recipe_encoder_oldest_dead_letter_age_seconds")
+    assert age is not None
+    assert math.isnan(age)
