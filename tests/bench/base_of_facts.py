@@ -47,12 +47,12 @@ _PLACES: Final = (
     "Ystmoor",
 )
 _QUESTIONS: Final = (
-    "The mother tongue of {0} is",
+    "The mother tongue of {0} from {1} is",
     "{0} of {1} works as a",
     "Which instrument does {0} of {1} play?",
     "The mayor of {1} before {0} was",
     "In which city did {0} open the {1} gallery?",
-    "{0} plays for the football club of",
+    "Since leaving {1}, {0} plays for the football club of",
     "The company that {0} founded in {1} makes",
     "Who taught {0} at the school of {1}?",
     "The favourite dish of {0} from {1} is",

@@ -39,6 +39,7 @@ SIZES: Final = (1_000, 10_000, 100_000)
 CLIENTS: Final = (1, 8, 32)
 STAGES: Final = ("queue", "encode", "search", "fetch", "count")
 CALL: Final = "recipe_protos.retriever.v1.RetrieverService.Retrieve"
+AGREEMENT_TURNS: Final = 4
 MEBIBYTE: Final = 1 << 20
 # What a service has loaded when it is ready, without its broker, server of vectors, and traffic.
 SERVICES: Final = {
@@ -178,9 +179,9 @@ def agreement(served: Served, seconds: float) -> dict[str, Any]:
     for clients in CLIENTS:
         theirs: Milliseconds = []
         ours = Load()
-        for _ in range(2):
-            theirs += ghz(served.address, clients, seconds)
-            ours.run(served, clients, seconds, written=False)
+        for _ in range(AGREEMENT_TURNS):
+            theirs += ghz(served.address, clients, seconds / AGREEMENT_TURNS)
+            ours.run(served, clients, seconds / AGREEMENT_TURNS, written=False)
         both = {"ghz_p50_ms": float(np.median(theirs)), "p50_ms": float(np.median(ours.ms))}
         figures[str(clients)] = both | {"ratio": both["p50_ms"] / both["ghz_p50_ms"]}
     return figures
@@ -292,7 +293,7 @@ def measure(folder: Path, sizes: Sequence[int], seconds: float, rounds: int) -> 
         _say("measuring under load")
         loads = measure_load(served, seconds, rounds)
         middle = served[sorted(sizes)[len(sizes) // 2]]
-        agreed = agreement(middle, min(seconds, 5.0)) if shutil.which("ghz") else None
+        agreed = agreement(middle, seconds) if shutil.which("ghz") else None
         serving = resident_mebibytes(psutil.Process(process.pid))
     finally:
         ours.send(None)

@@ -92,7 +92,7 @@ def compare(store: EdgeStore, keys: Keys, queries: Sequence[QueryVector]) -> dic
                 way(query)
                 if round_ >= 0:
                     seconds[name].append(time.perf_counter() - begun)
-    same = [stored(query) == full_scan(query) for query in queries]
+    same = [stored(query) == full_scan(query) for query in queries]  # no two facts have the same words
     medians = {name: 1000 * float(np.median(each)) for name, each in seconds.items()}
     hits = sum(full_scan(query) is not None for query in queries)
     return {"search_ms": medians, "recall": float(np.mean(same)), "decisions": len(same), "hits": hits}
