@@ -167,6 +167,7 @@ def _compared(times: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
                 "first_token_ms": 1000 * median(first for first, _ in each),
                 "per_token_ms": 1000 * median((end - first) / (NEW_TOKENS - 1) for first, end in each),
                 "whole_ms": 1000 * median(ends[mode]),
+                "fastest_ms": 1000 * min(ends[mode]),
             }
             for mode, each in times.items()
         },
@@ -289,9 +290,9 @@ def plot(report: dict[str, Any], file: Path) -> None:
         names = [mode for mode, figures in modes.items() if isinstance(figures, dict)]
         places = [index + 0.4 * place for index in range(len(names))]
         cost.bar(places, [modes[mode]["whole_ms"] for mode in names], 0.4, label=engine)
-        cost.set_xticks(places, names)
+        cost.set_xticks(places, [name.replace("_", "\n", 1) for name in names])
     cost.set(title=f"{report['new_tokens']} tokens, one client", ylabel="ms")
-    cost.legend()
+    cost.legend(loc="lower right")
     memory.barh(list(report["resident_mb"]), list(report["resident_mb"].values()))
     memory.set(title="resident memory", xlabel="MiB")
     figure.savefig(file, dpi=120)
@@ -302,7 +303,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, default=Path("generation.json"))
     parser.add_argument("--vllm", type=Path, help="Python of the environment with vLLM; left out if there is none")
     parser.add_argument("--facts", type=int, default=1_000, help="facts in the retriever's base")
-    parser.add_argument("--repeats", type=int, default=12, help="answers of each kind that are compared")
+    parser.add_argument("--repeats", type=int, default=16, help="answers of each kind that are compared")
     parser.add_argument("--rounds", type=int, default=1, help="measurements of each engine's tokens per second")
     parser.add_argument("--pressure", type=int, default=160, help="clients at once; a generator lets 96 in")
     arguments = parser.parse_args()
