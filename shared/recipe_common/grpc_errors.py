@@ -1,7 +1,7 @@
 """The one table that maps domain errors to gRPC statuses, and the way back to a line for a human."""
 
 import math
-from typing import Final
+from typing import Final, cast
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -66,8 +66,20 @@ def to_domain_error(error: grpc.RpcError, server: str) -> RecipeError:
             return DeadlineExceededError(line)
         case grpc.StatusCode.UNAVAILABLE:
             return UnavailableError(f"{line} ({server}); is it running and is the address right?")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if (seconds := _retry_after_seconds(error)) is not None:
+            return ResourceExhaustedError(seconds, line.removesuffix(f"; retry in {seconds:g} s"))
         case _:
             return RecipeError(line)
+
+
+def _retry_after_seconds(error: grpc.RpcError) -> float | None:
+    """The server's advice; None when there is none, as for a message that is too large."""
+    status = rpc_status.from_call(cast("grpc.Call", error))  # which every error of a finished call is
+    for detail in status.details if status is not None else ():
+        info = error_details_pb2.RetryInfo()
+        if detail.Unpack(info):
+            return float(info.retry_delay.ToTimedelta().total_seconds())
+    return None
 
 
 def _details(error: RecipeError) -> list[AnyMessage]:

@@ -5,7 +5,7 @@ the prefix shifts nothing. Without a prompt the LLM gets its token ids and is th
 bit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from recipe_common.errors import FailedPreconditionError
 from recipe_model.defaults import DEFAULT_LLM, Precision
 from recipe_model.identity import ModelIdentity, identify
+from recipe_model.llm_tokens import LlmTokens, end_ids
 from recipe_model.pretrained import load_causal_lm
 
 
@@ -30,13 +30,12 @@ class Generation:
     ended: bool  # True when the model itself ended the text
 
 
-class LanguageModel:
+class LanguageModel(LlmTokens):
     """A frozen rotary-position causal LM with its tokenizer."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, identity: ModelIdentity) -> None:
+        super().__init__(tokenizer, identity)
         self.model = model
-        self.tokenizer = tokenizer
-        self.identity = identity
 
     @classmethod
     def load(cls, model_id: str = DEFAULT_LLM, precision: Precision = "auto") -> "LanguageModel":
@@ -52,29 +51,7 @@ class LanguageModel:
     @property
     def end_ids(self) -> list[int]:
         """The tokens that end a text; a model may have several."""
-        ids = cast("Any", self.model).generation_config.eos_token_id
-        return list(ids) if isinstance(ids, list) else [ids]
-
-    def token_ids(self, text: str) -> list[int]:
-        """The text's token ids, with whatever the tokenizer puts in front of every text."""
-        return list(self.tokenizer(text)["input_ids"])
-
-    def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a conversation, laid out by the LLM's chat template up to where its answer begins.
-
-        Each message has a role and a content. Raises FailedPreconditionError for an LLM without a template.
-        """
-        if self.tokenizer.chat_template is None:
-            raise FailedPreconditionError(
-                f"{self.identity.model_id} has no chat template; send a text, or load an instruction-tuned LLM"
-            )
-        template = cast("Any", self.tokenizer).apply_chat_template
-        return list(template(list(messages), add_generation_prompt=True, return_dict=False))
-
-    def text(self, ids: Sequence[int]) -> str:
-        """The text of generated tokens. Special tokens have none."""
-        decoded = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(decoded)
+        return end_ids(cast("Any", self.model).generation_config)
 
     def answer_ids(self, answer: str) -> list[int]:
         """Token ids of an answer that continues a question: with a leading space, nothing in front."""

@@ -24,6 +24,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -111,6 +112,28 @@ def load_causal_lm(
     model.eval()  # type: ignore[no-untyped-call]
     model.requires_grad_(False)
     return model, tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class CausalLmFiles:
+    """Where a causal LM lies, for an engine that loads it by itself, and its settings."""
+
+    folder: str  # or the hub id
+    config: transformers.PreTrainedConfig
+    generation: GenerationConfig
+
+
+def find_causal_lm(model_id: str = DEFAULT_LLM) -> CausalLmFiles:
+    """What `load_causal_lm` would load. Raises ModelUnavailableError naming the fix."""
+    with _loading(model_id):
+        folder = _folder(model_id)
+        config = AutoConfig.from_pretrained(folder)
+        refuse_without_rotary_positions(model_id, config)
+        try:
+            generation = GenerationConfig.from_pretrained(folder)
+        except OSError:  # not every model has settings of its own for it
+            generation = GenerationConfig.from_model_config(config)
+        return CausalLmFiles(folder, config, generation)
 
 
 @dataclass(frozen=True, slots=True)

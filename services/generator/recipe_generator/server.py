@@ -20,7 +20,9 @@ from recipe_generator.service import GeneratorService, Limits
 from recipe_generator.settings import ENV_PREFIX, GeneratorSettings
 from recipe_generator.transformers_engine import TransformersEngine
 from recipe_model.checkpoint import Checkpoint, read_checkpoint
+from recipe_model.errors import ModelUnavailableError
 from recipe_model.language_model import LanguageModel
+from recipe_model.outside_llm import OutsideLlm
 from recipe_protos.generator.v1 import generator_pb2, generator_pb2_grpc
 from recipe_protos.retriever.v1 import retriever_pb2
 
@@ -32,12 +34,28 @@ _PROBE_SECONDS = 1.0  # between two looks at an LLM that has failed
 _CLOSE_SECONDS = 1.0  # for what is left when no request is: health watches, refusals
 
 
-def load_engine(settings: GeneratorSettings) -> tuple[TransformersEngine, Checkpoint]:
+def load_engine(settings: GeneratorSettings) -> tuple[Engine, Checkpoint]:
     """Load the LLM and the checkpoint it must fit. Raises CheckpointError or ModelUnavailableError."""
     checkpoint = read_checkpoint(settings.checkpoint)
-    llm = LanguageModel.load(settings.llm or checkpoint.config.llm.model_id, settings.precision)
+    llm_id = settings.llm or checkpoint.config.llm.model_id
+    if settings.engine == "vllm":
+        outside = OutsideLlm.load(llm_id, settings.precision)
+        checkpoint.require_llm(outside.identity)
+        return start_vllm(outside, settings.max_rows, settings.kv_cache_gib), checkpoint
+    llm = LanguageModel.load(llm_id, settings.precision)
     checkpoint.require_llm(llm.identity)
     return TransformersEngine(llm, settings.max_rows), checkpoint
+
+
+def start_vllm(llm: OutsideLlm, max_rows: int, kv_cache_gib: float) -> Engine:
+    """The engine that few installations have. Raises ModelUnavailableError without it, or if it cannot run the LLM."""
+    try:
+        from recipe_generator.vllm_engine import VllmEngine  # noqa: PLC0415 (loads vLLM)
+    except ModuleNotFoundError as error:
+        raise ModelUnavailableError(
+            f"{ENV_PREFIX}ENGINE: vllm needs the package {error.name}; 'make vllm' sets up an environment with it"
+        ) from error
+    return VllmEngine(llm, max_rows, kv_cache_gib)
 
 
 class GeneratorServer:

@@ -1,7 +1,7 @@
 """Settings of the generator, from the environment."""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -26,6 +26,10 @@ class GeneratorSettings(BaseSettings):
     llm: str | None = Field(
         default=None, description="where the checkpoint's LLM lies; as the checkpoint says if unset"
     )
+    engine: Literal["transformers", "vllm"] = Field(
+        default="transformers", description="what runs the LLM; vllm must be installed"
+    )
+    kv_cache_gib: float = Field(default=1.0, gt=0, description="vllm: memory for the keys and values of all texts")
     precision: Precision = Field(default="auto", description="weights: auto is bfloat16 where it is native")
     max_new_tokens: int = Field(default=512, ge=1, description="largest max_new_tokens of a request")
     max_rows: int = Field(default=32, ge=1, description="texts that are written at once")

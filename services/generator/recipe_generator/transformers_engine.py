@@ -4,18 +4,16 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
 from dataclasses import asdict
 from threading import Condition, Thread
 
 from torch import Tensor
 from transformers import DynamicCache
 
-from recipe_common.errors import RecipeError, UnavailableError
-from recipe_generator.engine import Decoding, Finish, Piece, Prompt, Text
-from recipe_generator.growing_text import GrowingText
+from recipe_generator.engine import Decoding, Piece, Prompt, Text
 from recipe_generator.rows import RowDecoder
 from recipe_generator.sampling import Sampler
+from recipe_generator.writing import Writing, failed, stopping
 from recipe_model.language_model import LanguageModel
 
 logger = logging.getLogger(__name__)
@@ -49,14 +47,11 @@ class TransformersEngine:
 
     async def write(self, prompt: Prompt | None, ids: list[int], decoding: Decoding) -> AsyncGenerator[Piece, None]:
         """As the protocol says."""
-        row = _Row(prompt, ids, decoding, self._llm.text)
+        row = _Row(prompt, ids, decoding, self._llm.text, self._end_ids)
         self._submit(row)
         try:
-            while True:
-                piece = await row.next_piece()
+            async for piece in row.pieces():
                 yield piece
-                if piece.finish is not None:
-                    return
         finally:
             row.over = True
 
@@ -75,7 +70,7 @@ class TransformersEngine:
     def _submit(self, row: "_Row") -> None:
         with self._changed:
             if self._stopped:
-                raise _stopping()
+                raise stopping()
             self._waiting.append(row)
             self._changed.notify()
 
@@ -89,7 +84,7 @@ class TransformersEngine:
             if rows:
                 self._step(rows)
         for row in (*rows, *self._waiting):
-            row.fail(_stopping())
+            row.fail(stopping())
 
     def _joining(self, rows: "list[_Row]") -> "list[_Row]":
         """Whoever waits and finds room beside these rows; waits for somebody if there are none."""
@@ -103,7 +98,7 @@ class TransformersEngine:
             return
         try:
             row.cache, logits = self._decoder.read(row.prompt, row.ids)
-            row.accept(logits, self._end_ids)
+            row.accept(logits)
         except Exception:  # noqa: BLE001 (the thread's boundary: the row fails, others live on)
             self._fail([row])
 
@@ -111,76 +106,37 @@ class TransformersEngine:
         try:
             logits = self._decoder.step([row.cache for row in rows], [row.token for row in rows])
             for row, of_row in zip(rows, logits, strict=True):
-                row.accept(of_row, self._end_ids)
+                row.accept(of_row)
         except Exception:  # noqa: BLE001 (the thread's boundary)
             self._fail(rows)
 
     def _fail(self, rows: "list[_Row]") -> None:
         logger.exception("the LLM failed on a batch of %d", len(rows))
         for row in rows:
-            row.fail(RecipeError("the LLM failed; the log of the generator has the cause"))
+            row.fail(failed())
         rows[0].in_loop(self._failed.set)
 
 
-class _Row:
-    """One text being written: made in an event loop, continued in the engine's thread."""
+class _Row(Writing):
+    """One text of the batch."""
 
     cache: DynamicCache
     token: int  # the last one chosen
 
     def __init__(
-        self, prompt: Prompt | None, ids: list[int], decoding: Decoding, decode: Callable[[list[int]], str]
+        self,
+        prompt: Prompt | None,
+        ids: list[int],
+        decoding: Decoding,
+        decode: Callable[[list[int]], str],
+        end_ids: frozenset[int],
     ) -> None:
+        super().__init__(decode, decoding, end_ids)
         self.prompt = prompt
         self.ids = ids
-        self.over = False  # set in either thread, read in the engine's before each step
         self._choose = Sampler(decoding)
-        self._text = GrowingText(decode, decoding.stop)
-        self._max_new_tokens = decoding.max_new_tokens
-        self._tokens = 0
-        self._pieces: asyncio.Queue[Piece | RecipeError] = asyncio.Queue()
-        self._loop = asyncio.get_running_loop()
 
-    async def next_piece(self) -> Piece:
-        """The next piece of text; raises what went wrong."""
-        piece = await self._pieces.get()
-        if isinstance(piece, RecipeError):
-            raise piece
-        return piece
-
-    def accept(self, logits: Tensor, end_ids: frozenset[int]) -> None:
+    def accept(self, logits: Tensor) -> None:
         """Choose the next token by its logits [v] and tell what it adds."""
         self.token = self._choose(logits)
-        if self.token in end_ids:
-            self._finish(self._text.rest(), Finish.END_OF_TEXT)
-            return
-        self._tokens += 1
-        text = self._text.add(self.token)
-        if self._text.stopped:
-            self._finish(text, Finish.STOP_SEQUENCE)
-        elif self._tokens == self._max_new_tokens:
-            self._finish(text + self._text.rest(), Finish.LENGTH)
-        elif text:
-            self._tell(Piece(text, self._tokens))
-
-    def fail(self, error: RecipeError) -> None:
-        """End the text with an error, unless it has ended."""
-        if not self.over:
-            self.over = True
-            self._tell(error)
-
-    def in_loop(self, call: Callable[[], object]) -> None:
-        """Have the row's event loop call this; a loop that is closed has nobody who waits."""
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(call)
-
-    def _finish(self, text: str, finish: Finish) -> None:
-        self.over = True
-        self._tell(Piece(text, self._tokens, finish))
-
-    def _tell(self, piece: Piece | RecipeError) -> None:
-        self.in_loop(lambda: self._pieces.put_nowait(piece))
-
-
-def _stopping() -> UnavailableError:
-    return UnavailableError("the generator is stopping; retry")
+        self.add(self.token)

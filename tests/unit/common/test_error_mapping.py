@@ -25,7 +25,7 @@ from recipe_common.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from recipe_common.grpc_errors import STATUS_CODES, describe_rpc_error, status_code
+from recipe_common.grpc_errors import STATUS_CODES, describe_rpc_error, status_code, to_domain_error
 from recipe_common.grpc_server import build_server
 from recipe_protos.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 
@@ -153,6 +153,18 @@ def test_resource_exhausted_carries_the_retry_delay() -> None:
     retry = error_details_pb2.RetryInfo()
     assert detail.Unpack(retry)
     assert retry.retry_delay.ToMilliseconds() == 1500
+
+    error = to_domain_error(failure, "retriever 127.0.0.1:1")
+    assert isinstance(error, ResourceExhaustedError)
+    assert error.retry_after_seconds == 1.5
+    assert str(error) == "RESOURCE_EXHAUSTED: 16 requests are waiting already; retry in 1.5 s"
+
+
+def test_an_exhausted_resource_without_a_retry_delay_is_not_to_be_tried_again() -> None:
+    failure = grpc.aio.AioRpcError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.aio.Metadata(), grpc.aio.Metadata(), "message larger than max"
+    )
+    assert type(to_domain_error(failure, "retriever 127.0.0.1:1")) is RecipeError
 
 
 def test_defect_is_hidden_from_the_client_and_logged(caplog: pytest.LogCaptureFixture) -> None:

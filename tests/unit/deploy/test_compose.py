@@ -199,6 +199,11 @@ def test_a_container_is_killed_only_after_its_drain(name: str) -> None:
     assert seconds(ALL[name]["stop_grace_period"]) > float(drain) + 5
 
 
+def test_the_generator_drains_as_long_as_a_request_may_take() -> None:
+    drain = float(compose_environment("generator")["RECIPE_GENERATOR_DRAIN_SECONDS"])
+    assert drain >= SERVICES["generator"].default("request_seconds")
+
+
 def test_the_encoder_is_killed_only_after_its_dead_letters_had_their_time() -> None:
     longest = SERVICES["encoder"].default("dead_letter_timeout_seconds")
     assert seconds(ALL["encoder"]["stop_grace_period"]) > longest + 5

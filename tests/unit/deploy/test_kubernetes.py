@@ -201,6 +201,11 @@ def test_an_encoder_that_is_not_ready_is_not_restarted_for_it() -> None:
     assert encoder["livenessProbe"]["httpGet"]["path"] == "/metrics"
 
 
+def test_the_generator_drains_as_long_as_a_request_may_take() -> None:
+    drain = float(environment("generator")["RECIPE_GENERATOR_DRAIN_SECONDS"]["value"])
+    assert drain >= SERVICES["generator"].default("request_seconds")
+
+
 @pytest.mark.parametrize("name", ["retriever", "generator"])
 def test_a_pod_is_killed_only_after_its_drain(name: str) -> None:
     drain = float(environment(name)[f"{SERVICES[name].prefix}DRAIN_SECONDS"]["value"])

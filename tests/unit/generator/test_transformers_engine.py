@@ -1,4 +1,5 @@
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -10,11 +11,11 @@ import torch
 
 from generation_harness import TEXT, Gate, some_prompt
 from recipe_common.errors import FailedPreconditionError, RecipeError, UnavailableError
-from recipe_generator.engine import Decoding, Finish, Piece, Prompt, Turn
+from recipe_generator.engine import Decoding, Engine, Finish, Piece, Prompt, Turn
 from recipe_generator.server import load_engine
 from recipe_generator.settings import GeneratorSettings
 from recipe_generator.transformers_engine import TransformersEngine
-from recipe_model.errors import CheckpointError
+from recipe_model.errors import CheckpointError, ModelUnavailableError
 from tiny_models import make_language_model, save_llm, save_tiny_checkpoint
 
 Result = TypeVar("Result")
@@ -30,7 +31,7 @@ def engine() -> Iterator[TransformersEngine]:
 
 
 async def write(
-    engine: TransformersEngine, text: str = TEXT, prompt: Prompt | None = None, tokens: int = 8, **decoding: Any
+    engine: Engine, text: str = TEXT, prompt: Prompt | None = None, tokens: int = 8, **decoding: Any
 ) -> list[Piece]:
     ids = engine.token_ids(text)
     return [piece async for piece in engine.write(prompt, ids, Decoding(tokens, **decoding))]
@@ -261,4 +262,16 @@ def test_an_engine_is_not_loaded_with_another_llms_checkpoint(tmp_path: Path) ->
         checkpoint=tmp_path / "recipe.safetensors", llm=save_llm(tmp_path / "llm", seed=1), precision="float32"
     )
     with pytest.raises(CheckpointError, match="was trained for the LLM tiny-llm, not for"):
+        load_engine(settings)
+
+
+def test_vllm_where_it_is_not_installed_names_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    save_tiny_checkpoint(tmp_path / "recipe.safetensors")
+    settings = GeneratorSettings(
+        checkpoint=tmp_path / "recipe.safetensors", llm=save_llm(tmp_path / "llm"), engine="vllm"
+    )
+    with pytest.raises(
+        ModelUnavailableError, match="RECIPE_GENERATOR_ENGINE: vllm needs the package vllm; 'make vllm'"
+    ):
         load_engine(settings)

@@ -1,0 +1,43 @@
+"""The retriever behind the generators that are compared: `python -m bench.generation_retriever FACTS`."""
+
+import asyncio
+import json
+import sys
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+from bench.test_bench_answer_path import fact, statement
+from recipe_model.editor import RecipeEditor
+from recipe_retriever.server import RetrieverServer
+from recipe_retriever.settings import RetrieverSettings
+from recipe_store import FactWrite
+from recipe_store.edge_store import EdgeStore, open_edge_store
+
+
+def fill(store: EdgeStore, editor: RecipeEditor, facts: int) -> None:
+    """Store so many facts."""
+    for start in range(0, facts, 64):
+        numbers = range(start, min(start + 64, facts))
+        keys, prompts = editor.encode([statement(number) for number in numbers])
+        store.write([FactWrite(fact(number), *each) for number, *each in zip(numbers, keys, prompts, strict=True)])
+
+
+async def serve(facts: int) -> None:
+    """Serve until the input ends."""
+    editor = RecipeEditor.load()
+    with (
+        tempfile.TemporaryDirectory(prefix="recipe-bench-") as folder,
+        closing(open_edge_store(Path(folder), editor.model_version, editor.key_size, editor.prompt_shape)) as store,
+    ):
+        fill(store, editor, facts)
+        server = RetrieverServer(RetrieverSettings(port=0, metrics_port=0), editor, store)
+        try:
+            print(json.dumps({"port": await server.start()}), flush=True)
+            await asyncio.to_thread(sys.stdin.read)
+        finally:
+            await server.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(int(sys.argv[1])))
