@@ -14,18 +14,18 @@ class TrainOptions(BaseModel):
     llm: str = DEFAULT_LLM
     encoder: str = DEFAULT_ENCODER
     seed: int = 0
-    steps: int = Field(default=900, ge=1)
+    steps: int = Field(default=800, ge=1)
     llm_edits: int = Field(default=32, ge=2, description="edits a step that go through the LLM")
     locality_edits: int = Field(default=2, ge=0, description="how many of them with their unrelated question too")
     locality_weight: float = Field(default=0.05, ge=0, description="weight of leaving that question's answer alone")
     contrast_edits: int = Field(default=80, ge=2, description="edits a step in the contrastive losses")
     other_relations: int = Field(default=24, ge=0, description="how many of them ask of their subject something else")
     ordinary_texts: int = Field(default=32, ge=0, description="open questions and other text that must hit nothing")
-    named_subjects: float = Field(default=0.4, ge=0, le=1, description="share of sentences that name an edit's subject")
-    versions: int = Field(default=10, ge=0, description="edits a step whose version in another wording is told apart")
+    named_subjects: float = Field(default=0.2, ge=0, le=1, description="share of sentences that name an edit's subject")
+    versions: int = Field(default=2, ge=0, description="edits a step whose version in another wording is told apart")
     swapped_answers: float = Field(default=0.4, ge=0, le=1, description="share that get an answer from elsewhere")
     other_forms: float = Field(
-        default=0.0, ge=0, le=1, description="share of paraphrases turned into (or from) questions"
+        default=0.2, ge=0, le=1, description="share of paraphrases turned into (or from) questions"
     )
     unmarked: float = Field(default=0.3, ge=0, le=1, description="share of statements whose answer is not marked")
     llm_every: int = Field(default=2, ge=1, description="steps per one that goes through the LLM; the others are cheap")
@@ -33,7 +33,7 @@ class TrainOptions(BaseModel):
     smallest_pool: int = Field(default=256, ge=1, description="fewest of them that a step contrasts against")
     removed_weight: float = Field(default=0.3, ge=0, description="weight of queries whose own key is removed")
     dropout: bool = Field(default=False, description="whether the encoder's dropout is on")
-    typo_rate: float = Field(default=0.15, ge=0, le=1, description="share of retrieval queries with a slip")
+    typo_rate: float = Field(default=0.4, ge=0, le=1, description="share of retrieval queries with a slip")
     representation: int = Field(default=1024, ge=1, description="R, length of keys and queries")
     prompt_tokens: int = Field(default=16, ge=1, description="l, pseudo-tokens of a continuous prompt")
     sentinel_tokens: int = Field(default=10, ge=1, description="c, pseudo-tokens of the sentinel")
