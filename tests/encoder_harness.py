@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,10 @@ from recipe_encoder.settings import EncoderSettings
 from recipe_encoder.worker import Worker
 from recipe_store import Fact, FactWrite, KnowledgeStore, StoreUnavailableError
 from recipe_store.edge_store import EdgeStore
+from waiting import DEADLINE_SECONDS
 
 KEY_SIZE = 8
 PROMPT_SHAPE = (2, 4)
-DEADLINE_SECONDS = 30.0
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Polls until the condition holds, or fails at the deadline."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {DEADLINE_SECONDS:g} s in vain for {what}"
-        time.sleep(0.01)
 
 
 def key_of(statement: str) -> NDArray[np.float32]:

@@ -23,7 +23,7 @@ from typing import get_args
 from kafka import KafkaConsumer, TopicPartition
 
 from brokers import ApacheKafka, Topics, apache_kafka
-from encoder_harness import KEY_SIZE, PROMPT_SHAPE, wait_for
+from encoder_harness import KEY_SIZE, PROMPT_SHAPE
 from integration.chaos.publisher import NAMESPACE, Publisher
 from integration.chaos.victim import MODEL_VERSION, Plan, Stage
 from recipe_client.log import open_log
@@ -33,6 +33,7 @@ from recipe_encoder.events import InvalidEventError, KafkaRecord, parse_record
 from recipe_store import Fact
 from recipe_store.edge_store import EdgeStore, open_edge_store
 from recipe_store.ordering import fact_name
+from waiting import wait_for
 
 TOPICS = Topics("chaos", "chaos.dlq")
 PARTITIONS = 3
@@ -118,7 +119,9 @@ def _live_until_caught_up(kafka: ApacheKafka, folder: Path) -> None:
     with closing(KafkaConsumer(bootstrap_servers=kafka.bootstrap_servers, group_id=GROUP)) as observer:
         ends = observer.end_offsets(partitions)
         wait_for(
-            lambda: all((observer.committed(each) or 0) >= end for each, end in ends.items()), "all to be committed"
+            lambda: all((observer.committed(each) or 0) >= end for each, end in ends.items()),
+            "all to be committed",
+            LIFE_SECONDS,
         )
     victim.send_signal(SIGTERM)
     assert victim.wait(30) == 0

@@ -4,10 +4,10 @@ import signal
 from urllib.request import urlopen
 
 from brokers import Topics
-from encoder_harness import DEADLINE_SECONDS, wait_for
 from generation_harness import closed_address
 from integration.client.conftest import start_recipe
 from recipe_common.embedded_broker import claim_port
+from waiting import DEADLINE_SECONDS, wait_for
 
 
 def test_a_deployment_that_does_not_answer_is_a_metric_and_no_reason_to_stop(broker: str, topics: Topics) -> None:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from brokers import Topics
-from encoder_harness import EncoderHarness, HashEncoder, key_of, prompt_of, wait_for
+from encoder_harness import EncoderHarness, HashEncoder, key_of, prompt_of
 from encoder_records import Record
 from integration.client.conftest import Recipe, run_recipe
 from recipe_client import redriving
@@ -20,6 +20,7 @@ from recipe_client.log import open_log
 from recipe_common.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from recipe_encoder.events import KafkaRecord
 from recipe_protos.knowledge.v1.knowledge_pb2 import KnowledgeUpdate
+from waiting import wait_for
 
 
 class BetterEncoder(HashEncoder):

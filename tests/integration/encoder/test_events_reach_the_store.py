@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from brokers import broker_kind
-from encoder_harness import DEADLINE_SECONDS, EncoderHarness, key_of, prompt_of, wait_for
+from encoder_harness import EncoderHarness, key_of, prompt_of
 from recipe_encoder import worker
 from recipe_protos.knowledge.v1.knowledge_pb2 import KnowledgeUpdate
 from recipe_store import Fact, LogPosition
+from waiting import DEADLINE_SECONDS, wait_for
 
 PROTOBUF = [("content-type", b"application/protobuf")]
 TIME = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)

@@ -9,11 +9,12 @@ from kafka.errors import KafkaTimeoutError
 from prometheus_client import CollectorRegistry
 
 from brokers import Topics, needs_fast_group_join
-from encoder_harness import EncoderHarness, wait_for
+from encoder_harness import EncoderHarness
 from recipe_encoder.consumer import LogConsumer
 from recipe_encoder.events import KafkaRecord
 from recipe_encoder.metrics import EncoderMetrics
 from recipe_encoder.watchdog import Watchdog
+from waiting import wait_for
 
 pytestmark = [needs_fast_group_join, pytest.mark.parametrize("assignment", ["group"])]
 

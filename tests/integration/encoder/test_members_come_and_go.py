@@ -11,8 +11,9 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 
 from brokers import Topics, needs_fast_group_join
-from encoder_harness import DEADLINE_SECONDS, EncoderHarness, wait_for
+from encoder_harness import EncoderHarness
 from recipe_encoder.worker import Worker
+from waiting import DEADLINE_SECONDS, wait_for
 
 PARTITIONS = 6
 FACTS = 40

@@ -10,13 +10,14 @@ import pytest
 from kafka import KafkaAdminClient
 
 from brokers import Topics, apache_kafka, broker_kind, needs_fast_group_join, needs_own_kafka
-from encoder_harness import DEADLINE_SECONDS, EncoderHarness, wait_for
+from encoder_harness import EncoderHarness
 from recipe_common.embedded_broker import EmbeddedBroker, TopicSpec, create_topics
 from recipe_common.errors import FailedPreconditionError
 from recipe_encoder.dead_letters import DeadLetterError, TooManyDeadLettersError
 from recipe_encoder.topics import MissingTopicError
 from recipe_encoder.worker import Worker
 from recipe_store.edge_store import EdgeStore
+from waiting import DEADLINE_SECONDS, wait_for
 
 both_assignments = pytest.mark.parametrize("assignment", ["manual", pytest.param("group", marks=needs_fast_group_join)])
 

@@ -12,11 +12,12 @@ from urllib.request import urlopen
 import pytest
 
 from brokers import Topics
-from encoder_harness import DEADLINE_SECONDS, KEY_SIZE, PROMPT_SHAPE, EncoderHarness, HashEncoder, wait_for
+from encoder_harness import KEY_SIZE, PROMPT_SHAPE, EncoderHarness, HashEncoder
 from recipe_common import process
 from recipe_common.embedded_broker import claim_port
 from recipe_encoder import __main__ as service
 from recipe_store.edge_store import open_edge_store
+from waiting import DEADLINE_SECONDS, wait_for
 
 
 class Editor(HashEncoder):

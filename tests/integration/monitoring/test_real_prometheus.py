@@ -23,7 +23,7 @@ from kafka import KafkaProducer
 from prometheus_client import CollectorRegistry
 
 from brokers import Topics, broker_kind
-from encoder_harness import OutageStore, wait_for
+from encoder_harness import OutageStore
 from generation_harness import MODEL_VERSION
 from monitoring import PROMETHEUS, alerts, dashboards, expressions
 from recipe_client.canary import Canary, CanaryMetrics, fly_until
@@ -38,6 +38,7 @@ from recipe_retriever import retrieval
 from recipe_store.edge_store import open_edge_store
 from small_deployment import KEY_SIZE, PROMPT_SHAPE, Editor, answering, in_background
 from tracing import Spans, trace_of
+from waiting import wait_for
 
 SPEED = 60
 NORMAL_SECONDS = 80  # more than the baseline's hour

@@ -13,13 +13,13 @@ from opentelemetry.trace import SpanKind
 from prometheus_client.openmetrics import exposition
 
 from brokers import Topics
-from encoder_harness import wait_for
 from integration.tracing.conftest import Deployment
 from recipe_client.canary import Canary, CanaryMetrics
 from recipe_common.errors import RecipeError
 from recipe_common.json_logging import JsonFormatter
 from recipe_common.tracing import tracer
 from tracing import Spans, context, ids, is_child, links, trace_of
+from waiting import wait_for
 
 GENERATE = "recipe_protos.generator.v1.GeneratorService/Generate"
 RETRIEVE = "recipe_protos.retriever.v1.RetrieverService/Retrieve"
