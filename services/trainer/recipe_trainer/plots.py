@@ -54,10 +54,13 @@ def plot_ablation(variants: "Sequence[VariantScores]", sizes: "Sequence[SizeRate
     above.legend(loc="upper center", ncols=3)
     for axes, option in zip(others, options, strict=True):
         mine = [size for size in sizes if size.option == option]
+        values = [size.value for size in mine]
         rates = [asdict(size.rates) for size in mine]
         for name in rates[0]:
-            axes.plot([size.value for size in mine], [rate[name] for rate in rates], marker="o", label=name)
+            axes.plot(values, [rate[name] for rate in rates], marker="o", label=name)
         axes.set(xlabel=option, ylim=(-2, 102), xscale="log")
+        axes.set_xticks(values, [f"{value:,}" for value in values])
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.savefig(file, format="png", dpi=120)
