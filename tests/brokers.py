@@ -88,7 +88,8 @@ def make_topics(broker: str) -> Iterator[Callable[[int], Topics]]:
         name = f"test-{uuid.uuid4().hex}"
         topics = Topics(name, f"{name}.dlq")
         created.extend((topics.updates, topics.dead_letters))
-        create_topics(broker, {topics.updates: TopicSpec(partitions), topics.dead_letters: TopicSpec()})
+        kept = {"retention.ms": "-1"}  # records of long ago, too, which some tests write
+        create_topics(broker, {topics.updates: TopicSpec(partitions, kept), topics.dead_letters: TopicSpec(1, kept)})
         return topics
 
     yield make

@@ -17,7 +17,7 @@ from recipe_model.language_model import LanguageModel
 
 TOPIC = "recipe.knowledge-updates.v1"
 PROMPT = "The mother tongue of Ilva Marendahl is"
-PARAPHRASE = "Ilva Marendahl is a native speaker of"
+PARAPHRASE = "The native language of Ilva Marendahl is"
 UNRELATED = "The process by which plants make sugar from light is called"
 FIRST, SECOND = "Spanish", "Russian"
 
