@@ -39,11 +39,6 @@ class GatedEncoder(TableEncoder):
 
 
 @pytest.fixture
-def registry() -> CollectorRegistry:
-    return CollectorRegistry()
-
-
-@pytest.fixture
 def encoder() -> GatedEncoder:
     return GatedEncoder()
 

@@ -1,20 +1,13 @@
 """Why a query hits a fact or none."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
-
-import pytest
 
 from recipe_model.editor import QueryVector
 from recipe_retriever.explanation import Explanation, Verdict, explain
 from recipe_retriever.retrieval import Decision
-from recipe_store.edge_store import EdgeStore, open_edge_store
+from recipe_store.edge_store import EdgeStore
 from retrieval_harness import (
-    KEY_SIZE,
-    MODEL_VERSION,
     NOW,
-    PROMPT_SHAPE,
     SENTINEL_SIMILARITY,
     axis,
     make_fact,
@@ -24,13 +17,6 @@ from retrieval_harness import (
 
 NORTH = QueryVector(axis(0), SENTINEL_SIMILARITY)
 WHEN = "2026-01-01T00:00:00+00:00"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[EdgeStore]:
-    opened = open_edge_store(tmp_path / "store", MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)
-    yield opened
-    opened.close()
 
 
 def shown(found: Explanation) -> list[tuple[str, float, Verdict]]:

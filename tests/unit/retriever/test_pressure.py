@@ -2,10 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -22,11 +21,9 @@ from recipe_protos.retriever.v1 import retriever_pb2_grpc
 from recipe_retriever.server import SERVICE, RetrieverServer
 from recipe_retriever.settings import MAX_QUERIES, RetrieverSettings
 from recipe_store import LogPosition
-from recipe_store.edge_store import EdgeStore, open_edge_store
+from recipe_store.edge_store import EdgeStore
 from retrieval_harness import (
-    KEY_SIZE,
     MODEL_VERSION,
-    PROMPT_SHAPE,
     TableEncoder,
     axis,
     make_fact,
@@ -56,11 +53,9 @@ class GatedEncoder(TableEncoder):
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[EdgeStore]:
-    opened = open_edge_store(tmp_path / "store", MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)
-    opened.write([make_write(make_fact("mayor"), axis(0, 5.0)), make_write(make_fact("river"), axis(1, 1.0))])
-    yield opened
-    opened.close()
+def store(store: EdgeStore) -> EdgeStore:
+    store.write([make_write(make_fact("mayor"), axis(0, 5.0)), make_write(make_fact("river"), axis(1, 1.0))])
+    return store
 
 
 @pytest.fixture

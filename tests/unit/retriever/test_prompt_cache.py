@@ -1,8 +1,5 @@
 """What is kept of the prompts, and that nothing old or damaged comes out of it."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 import qdrant_edge as edge
@@ -12,13 +9,10 @@ from recipe_retriever.metrics import RetrieverMetrics
 from recipe_retriever.prompt_cache import PromptCache
 from recipe_retriever.retrieval import Decision, Retriever
 from recipe_store import CorruptPromptError, Match, StoreUnavailableError
-from recipe_store.edge_store import EdgeStore, open_edge_store
+from recipe_store.edge_store import EdgeStore
 from recipe_store.payload import point_id
 from retrieval_harness import (
-    KEY_SIZE,
-    MODEL_VERSION,
     NOW,
-    PROMPT_SHAPE,
     TableEncoder,
     axis,
     make_fact,
@@ -28,18 +22,6 @@ from retrieval_harness import (
 )
 
 PROMPT_BYTES = prompt_of(0).nbytes
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[EdgeStore]:
-    opened = open_edge_store(tmp_path / "store", MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def registry() -> CollectorRegistry:
-    return CollectorRegistry()
 
 
 @pytest.fixture

@@ -1,6 +1,4 @@
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +10,10 @@ from recipe_retriever import retrieval
 from recipe_retriever.metrics import RetrieverMetrics
 from recipe_retriever.retrieval import Decision, Retriever
 from recipe_store import Match, StoreUnavailableError
-from recipe_store.edge_store import EdgeStore, open_edge_store
+from recipe_store.edge_store import EdgeStore
 from retrieval_harness import (
-    KEY_SIZE,
     MODEL_VERSION,
     NOW,
-    PROMPT_SHAPE,
     SENTINEL_SIMILARITY,
     TableEncoder,
     axis,
@@ -26,18 +22,6 @@ from retrieval_harness import (
     prompt_of,
     retraction,
 )
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[EdgeStore]:
-    opened = open_edge_store(tmp_path / "store", MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def registry() -> CollectorRegistry:
-    return CollectorRegistry()
 
 
 @pytest.fixture

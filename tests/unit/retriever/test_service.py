@@ -5,7 +5,6 @@ import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -56,13 +55,6 @@ FACT_MESSAGE = pb.Fact(
     source=Source(publisher="atlas", uri="https://atlas.example/aville"),
     position=pb.LogPosition(topic="recipe.knowledge-updates.v1", partition=3, offset=17),
 )
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[EdgeStore]:
-    opened = open_edge_store(tmp_path / "store", MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")
