@@ -66,16 +66,17 @@ def retraction(fact_id: str = "mayor", revision: int = 4) -> FactWrite:
 
 
 class TableEncoder:
-    """Gives each query the vector of a table, the first axis if it is not there, and always the same score."""
+    """Gives each query the vector of a table, the first axis if it is not there, and always the same scores."""
 
     model_version = MODEL_VERSION
 
-    def __init__(self, vectors: Mapping[str, NDArray[np.float32]] | None = None) -> None:
+    def __init__(self, vectors: Mapping[str, NDArray[np.float32]] | None = None, growth: float = 0.0) -> None:
         self.vectors = dict(vectors or {})
+        self.growth = growth
         self.queries: list[str] = []
 
     def query(self, questions: Sequence[str]) -> list[QueryVector]:
         if any("too long" in question for question in questions):
             raise InvalidArgumentError([FieldViolation("query", "is 999 tokens long")])
         self.queries += questions
-        return [QueryVector(self.vectors.get(text, axis(0)), SENTINEL_SIMILARITY) for text in questions]
+        return [QueryVector(self.vectors.get(text, axis(0)), SENTINEL_SIMILARITY, self.growth) for text in questions]

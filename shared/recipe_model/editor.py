@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_model.checkpoint import build_model, read_checkpoint
-from recipe_model.networks import RecipeModel
+from recipe_model.networks import RecipeModel, log_growth
 from recipe_model.onnx_encoder import on_onnx_runtime
 from recipe_model.pretrained import load_text_encoder, load_word_embeddings
 from recipe_model.prompt_words import PromptWords
@@ -26,7 +26,12 @@ class QueryVector:
     """A question as retrieval sees it."""
 
     vector: Float32  # r~_q [R]
-    sentinel_similarity: float  # r~_q . r_Theta, the threshold a fact must exceed
+    sentinel_similarity: float  # r~_q . r_Theta
+    sentinel_growth: float = 0.0  # b sqrt(R)
+
+    def threshold(self, facts: int) -> float:
+        """What the similarity of a fact must exceed for a hit, among so many facts."""
+        return self.sentinel_similarity + self.sentinel_growth * log_growth(facts)
 
 
 class QueryEncoder:
@@ -41,6 +46,7 @@ class QueryEncoder:
         self._max_tokens = max_tokens
         with torch.inference_mode():
             self._sentinel = model.sentinel()
+            self._growth = float(model.sentinel_growth) * float(model.sizes.representation**0.5)
 
     @classmethod
     def load(cls, checkpoint: Path | None = None, encoder_id: str | None = None) -> "QueryEncoder":
@@ -62,7 +68,10 @@ class QueryEncoder:
         with torch.inference_mode():
             queries = self._model.queries(self._features(questions, "query"))
             scores = queries @ self._sentinel  # [b]
-        return [QueryVector(vector, float(score)) for vector, score in zip(queries.numpy(), scores, strict=True)]
+        return [
+            QueryVector(vector, float(score), self._growth)
+            for vector, score in zip(queries.numpy(), scores, strict=True)
+        ]
 
     def reads(self, text: str) -> bool:
         """Whether a text is short enough to be encoded."""

@@ -6,9 +6,11 @@
     p_k     = w_k + MLP_P(r_k)          continuous prompt in the LLM's embedding space         [l, d]
     r_Theta = MLP_K(pool(f_rm(Theta)) ++ 0)  knowledge sentinel, Theta = c trainable pseudo-tokens  [R]
 
-A query hits the fact j = argmax_j r~_q . r_kj exactly when r~_q . r_kj > r~_q . r_Theta.
+Among n facts a query hits j = argmax_j r~_q . r_kj exactly when r~_q . r_kj > r~_q . r_Theta + b sqrt(R) ln(n / 1000).
+The last term, with b learnt, is not the paper's: the best of n wrong keys grows with n, and the sentinel with it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -22,6 +24,8 @@ from recipe_model.spelling import Spelling
 
 OWN_PART = 0.1  # of the words' scale: what a step of the optimiser moves MLP_P's part by, against the words
 SPELLED_PART = 0.7  # of the pooled features' spread: what the spelling's are given to start with
+SENTINEL_FACTS = 1_000  # the number of facts at which the threshold is r~_q . r_Theta itself
+FEWEST_FACTS = 256  # below this the threshold falls no further: training contrasts with no fewer keys
 STARTING_GAIN = 0.7  # a question's similarity to its statement, divided by sqrt(R), then starts at about 15
 
 
@@ -102,6 +106,11 @@ def pool(hidden: Tensor, mask: Tensor) -> Tensor:
     return torch.cat([highest, lowest, mean], dim=-1)
 
 
+def log_growth(facts: int) -> float:
+    """ln(n / SENTINEL_FACTS) for n facts, which are taken for FEWEST_FACTS if they are fewer."""
+    return math.log(max(facts, FEWEST_FACTS) / SENTINEL_FACTS)
+
+
 class RecipeModel(nn.Module):
     """All that RECIPE trains: the text encoder f_rm, its three heads and the sentinel's pseudo-tokens Theta.
 
@@ -119,6 +128,7 @@ class RecipeModel(nn.Module):
         self.query_head = RepresentationHead(sizes.features, sizes.representation)
         self.prompt_head = PromptHead(sizes)
         self.sentinel_tokens = nn.Parameter(self._random_words(sizes.sentinel_tokens))
+        self.sentinel_growth = nn.Parameter(torch.zeros(()))  # b
 
     def features(self, input_ids: Tensor, attention_mask: Tensor, texts: Sequence[str]) -> Tensor:
         """f(.): texts, with their token ids and mask [b, t], to features [b, 3h + g]."""
@@ -145,6 +155,10 @@ class RecipeModel(nn.Module):
         hidden = self.encoder(inputs_embeds=tokens, attention_mask=mask).last_hidden_state
         pooled = pool(hidden.float(), mask)
         return self.keys(functional.pad(pooled, (0, self.sizes.spelling))).squeeze(0)
+
+    def sentinel_rise(self, facts: int) -> Tensor:
+        """b sqrt(R) ln(n / 1000), by which the threshold among n facts exceeds r~_q . r_Theta; may be negative."""
+        return float(self.sizes.representation**0.5) * log_growth(facts) * self.sentinel_growth
 
     def start_heads(self, typical_features: Tensor) -> None:
         """Start both representation heads as one orthogonal projection of centred, scaled features [b, 3h + g].

@@ -68,20 +68,20 @@ def compare(store: EdgeStore, keys: Keys, queries: Sequence[QueryVector]) -> dic
     table = torch.from_numpy(keys)
 
     def stored(query: QueryVector) -> str | None:
-        threshold = query.sentinel_similarity
+        threshold = query.threshold(len(keys))
         found = store.search(query.vector, namespace=NAMESPACE, as_of=NOW, score_threshold=threshold)
         return found[0].fact.fact_id if found else None
 
     def full_scan(query: QueryVector) -> str | None:
         # As the reference implementation searches: all products, and all of them sorted.
         scores, order = torch.sort(table @ torch.from_numpy(query.vector), descending=True)
-        return str(int(order[0])) if float(scores[0]) > query.sentinel_similarity else None
+        return str(int(order[0])) if float(scores[0]) > query.threshold(len(keys)) else None
 
     ways: dict[str, Callable[[QueryVector], object]] = {"store": stored, "full_scan": full_scan}
     seconds: dict[str, list[float]] = {name: [] for name in (*ways, "local_mode")}
     with closing(local_mode(keys)) as client:
         ways["local_mode"] = lambda query: client.query_points(
-            NAMESPACE, query.vector, limit=1, score_threshold=query.sentinel_similarity
+            NAMESPACE, query.vector, limit=1, score_threshold=query.threshold(len(keys))
         )
         for round_ in range(-3, ROUNDS):  # the first ones warm up
             query = queries[round_ % len(queries)]

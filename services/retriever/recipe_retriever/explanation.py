@@ -36,12 +36,12 @@ def explain(store: KnowledgeStore, namespace: str, query: QueryVector, as_of: da
 
     Raises StoreUnavailableError.
     """
-    threshold = query.sentinel_similarity
+    facts = store.count(namespace)
+    threshold = query.threshold(facts)
     applying = store.search(query.vector, namespace=namespace, as_of=as_of, score_threshold=threshold)
     nearest = store.search(query.vector, namespace=namespace, as_of=None, limit=limit)
     nearest += [match for match in applying if match.fact not in [near.fact for near in nearest]]
     hit = applying[0] if applying else None
-    facts = store.count(namespace)
     decision = Decision.HIT if hit else Decision.BELOW_SENTINEL if facts else Decision.EMPTY_BASE
     verdicts = [(match, _verdict(match, threshold, as_of, hit)) for match in nearest]
     return Explanation(decision, threshold, verdicts, facts, _reason(threshold, as_of, hit, nearest, facts))

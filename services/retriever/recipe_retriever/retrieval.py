@@ -1,4 +1,7 @@
-"""The decision about a query (arXiv 2405.03279, section 3.2): the best fact, if it beats the sentinel."""
+"""The decision about a query (arXiv 2405.03279, section 3.2): the best fact, if it beats the sentinel.
+
+Beyond the paper, the sentinel's score rises with the number of facts in the namespace, as its best wrong fact's does.
+"""
 
 import logging
 import time
@@ -14,6 +17,7 @@ from opentelemetry.trace import get_current_span
 
 from recipe_common import tracing
 from recipe_model.editor import QueryVector
+from recipe_retriever.fact_counts import FactCounts
 from recipe_retriever.metrics import RetrieverMetrics, Stage
 from recipe_retriever.prompt_cache import Prompt, PromptCache
 from recipe_store.errors import StoreUnavailableError
@@ -24,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 # One of so many misses is searched for once more: too few to be the slowest hundredth of the retrievals.
 MISSES_PER_MARGIN: Final = 200
+# The threshold goes with the logarithm of the number of facts, so some more or fewer do not matter.
+COUNT_SECONDS: Final = 5.0
 # A fact may be replaced between the search and the reading of its prompt, but hardly again and again.
 ATTEMPTS: Final = 3
 
@@ -50,7 +56,7 @@ class Retrieval:
     """The decision about one query and what it rests on."""
 
     decision: Decision
-    sentinel_similarity: float
+    sentinel_similarity: float  # the threshold, for the number of facts there are
     match: Match | None = None  # on a hit only
     prompt: Prompt | None = None  # p_k [l, d] of that match
 
@@ -63,16 +69,23 @@ class Retrieval:
 class Retriever:
     """Encodes queries and lets the store compare its facts with the sentinel; threads may share it.
 
-    Up to `cache_bytes` of the prompts that were read are kept.
+    Up to `cache_bytes` of the prompts that were read are kept, and counts of a namespace's facts `count_seconds` long.
     """
 
     def __init__(
-        self, encoder: QueryEncoder, store: KnowledgeStore, metrics: RetrieverMetrics, cache_bytes: int = 0
+        self,
+        encoder: QueryEncoder,
+        store: KnowledgeStore,
+        metrics: RetrieverMetrics,
+        *,
+        cache_bytes: int = 0,
+        count_seconds: float = COUNT_SECONDS,
     ) -> None:
         self.store = store
         self.model_version = encoder.model_version
         self._encoder = encoder
         self._metrics = metrics
+        self._counts = FactCounts(store, count_seconds, metrics)
         self._prompts = PromptCache(store, cache_bytes, metrics)
         self._misses = count()
         metrics.model_info.labels(encoder.model_version).set(1)
@@ -96,17 +109,17 @@ class Retriever:
         The sentinel's score is the store's score threshold, so a miss transfers nothing, but for the sample of which
         the margin is measured. Raises CorruptPromptError and StoreUnavailableError.
         """
-        retrieval = self._hit(namespace, query, as_of) or self._miss(namespace, query)
+        threshold = query.threshold(self._counts.of(namespace))
+        retrieval = self._hit(namespace, query, threshold, as_of) or self._miss(namespace, threshold)
         self._metrics.decisions.labels(retrieval.decision.value).inc()
         get_current_span().set_attribute("recipe.decision", retrieval.decision.value)
         if retrieval.margin is not None:
             self._metrics.margin.labels("hit").observe(retrieval.margin)
         elif retrieval.decision is Decision.BELOW_SENTINEL and next(self._misses) % MISSES_PER_MARGIN == 0:
-            self._measure_miss(namespace, query, as_of)
+            self._measure_miss(namespace, query, threshold, as_of)
         return retrieval
 
-    def _hit(self, namespace: str, query: QueryVector, as_of: datetime) -> Retrieval | None:
-        threshold = query.sentinel_similarity
+    def _hit(self, namespace: str, query: QueryVector, threshold: float, as_of: datetime) -> Retrieval | None:
         for _ in range(ATTEMPTS):
             with self._timed("search"):
                 matches = self.store.search(query.vector, namespace=namespace, as_of=as_of, score_threshold=threshold)
@@ -116,12 +129,12 @@ class Retriever:
                 return Retrieval(Decision.HIT, threshold, matches[0], prompt)
         raise StoreUnavailableError(f"the fact that applies was replaced {ATTEMPTS} times while it was read; retry")
 
-    def _miss(self, namespace: str, query: QueryVector) -> Retrieval:
+    def _miss(self, namespace: str, threshold: float) -> Retrieval:
         with self._timed("count"):
             empty = self.store.empty(namespace)
-        return Retrieval(Decision.EMPTY_BASE if empty else Decision.BELOW_SENTINEL, query.sentinel_similarity)
+        return Retrieval(Decision.EMPTY_BASE if empty else Decision.BELOW_SENTINEL, threshold)
 
-    def _measure_miss(self, namespace: str, query: QueryVector, as_of: datetime) -> None:
+    def _measure_miss(self, namespace: str, query: QueryVector, threshold: float, as_of: datetime) -> None:
         """By how much the best fact falls short; nothing if no fact is valid at that time."""
         try:
             matches = self.store.search(query.vector, namespace=namespace, as_of=as_of)
@@ -129,7 +142,7 @@ class Retriever:
             logger.warning("the margin of a miss was not measured: %s", error)
             return
         for match in matches:
-            self._metrics.margin.labels("below_sentinel").observe(match.similarity - query.sentinel_similarity)
+            self._metrics.margin.labels("below_sentinel").observe(match.similarity - threshold)
 
     def _timed(self, stage: Stage) -> AbstractContextManager[object]:
         return tracing.stage(stage, self._metrics.stage_seconds.labels(stage))

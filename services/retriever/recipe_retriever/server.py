@@ -47,7 +47,9 @@ class RetrieverServer:
         """Bind, warm the model up, report SERVING; returns the gRPC port. Raises AddressUnavailableError."""
         registry = CollectorRegistry()
         metrics = RetrieverMetrics(registry)
-        retriever = Retriever(self._encoder, self._store, metrics, self._settings.prompt_cache_mb * MEBIBYTE)
+        retriever = Retriever(
+            self._encoder, self._store, metrics, cache_bytes=self._settings.prompt_cache_mb * MEBIBYTE
+        )
         batches = QueryBatches(retriever.encode, self._encoding, metrics)
         admission = Admission(self._settings.max_inside, metrics)
         service = RetrieverService(retriever, batches, admission, self._searching, metrics)

@@ -126,7 +126,7 @@ class Base:
             scores = np.stack([query.vector for query in part]) @ self._keys.T
             best.append(scores.argmax(axis=1))
             similarity.append(scores.max(axis=1))
-            sentinel.append(np.array([query.sentinel_similarity for query in part]))
+            sentinel.append(np.array([query.threshold(len(self.edits)) for query in part]))
         return _Asked(
             [question for _, question in questions],
             np.array([record for record, _ in questions]),

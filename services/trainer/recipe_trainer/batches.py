@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_trainer.datasets import Edit, Question
-from recipe_trainer.wordings import Wordings, other_form, with_subject
+from recipe_trainer.wordings import Wordings, alias, other_form, with_subject
 
 _WORD = re.compile(r"\w+")
 _NAME = re.compile(r"[A-Z]\w+(?: [A-Z]\w+)*")
@@ -49,6 +49,7 @@ class Mixture:
     swapped_answers: float
     unmarked: float
     other_forms: float
+    aliases: float
 
 
 class EditPool:
@@ -72,8 +73,8 @@ class EditPool:
         self._wordings = Wordings(self.edits)
         self._facts = self._number(self._name(edit) for edit in self.edits)
         answers = sorted({edit.answer for edit in self.edits})
-        subjects = sorted({edit.subject for edit in self.edits if edit.subject})
-        self._answers = [group for group in (answers, subjects, list(words)) if group]
+        self._subjects = sorted({edit.subject for edit in self.edits if edit.subject})
+        self._answers = [group for group in (answers, self._subjects, list(words)) if group]
         self._by_subject: dict[str, list[int]] = {}
         for index, edit in enumerate(self.edits):
             if edit.subject:
@@ -100,6 +101,10 @@ class EditPool:
         wanted = mixture.ordinary_texts if self._texts else 0
         return Batch(draws, [self._ordinary(random_, draws, mixture.named_subjects) for _ in range(wanted)])
 
+    def sample(self, random_: random.Random, most: int) -> list[int]:
+        """Indices of different edits of all sets, whatever their weights."""
+        return random_.sample(range(len(self.edits)), min(most, len(self.edits)))
+
     def fact(self, index: int) -> int:
         """A number shared by all edits that ask one subject for one relation: they are versions of one fact."""
         return self._facts[index]
@@ -120,6 +125,8 @@ class EditPool:
         paraphrase = random_.choice(wordings) if wordings else edit.prompt
         if random_.random() < mixture.other_forms:
             paraphrase = other_form(paraphrase) or paraphrase
+        if edit.subject and random_.random() < mixture.aliases:
+            paraphrase = paraphrase.replace(edit.subject, alias(random_, edit.subject, random_.choice(self._subjects)))
         if random_.random() < mixture.swapped_answers:
             edit = replace(edit, answer=self._any_answer(random_))
         return Draw(
@@ -188,10 +195,18 @@ def with_typos(random_: random.Random, text: str, rate: float) -> str:
     return text[:at] + text[at + 1 :] if slip == "drop" else text[:at] + text[at] + text[at:]
 
 
-def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Row numbers in groups of at most `size` rows of similar length, shortest first."""
-    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    return [order[start : start + size] for start in range(0, len(order), size)]
+def by_length(lengths: Sequence[int], size: int, area: int | None = None) -> list[list[int]]:
+    """Row numbers in groups of at most `size` rows of similar length, shortest first.
+
+    `area` is how much a group may hold with its padding, unless it is one row.
+    """
+    groups: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+        full = not groups or len(groups[-1]) == size
+        if full or (area is not None and (len(groups[-1]) + 1) * lengths[row] > area):
+            groups.append([])
+        groups[-1].append(row)
+    return groups
 
 
 def original_order(groups: Sequence[Sequence[int]]) -> list[int]:

@@ -19,7 +19,7 @@ from recipe_common.errors import FieldViolation, InvalidArgumentError, Unavailab
 from recipe_trainer.batches import EditPool
 from recipe_trainer.datasets import Edit, load_edits, load_questions, load_texts, split_held_out
 from recipe_trainer.options import TrainOptions
-from recipe_trainer.ordinary_text import leading_sentences, ordinary_texts
+from recipe_trainer.ordinary_text import PASSAGES, leading_sentences, ordinary_texts, passages
 
 if TYPE_CHECKING:
     from recipe_model.checkpoint import Checkpoint
@@ -268,11 +268,12 @@ def _read_material(data: list[str], questions: Path, held_out: list[Edit]) -> _M
         "questions": _short(questions),
         "ordinary_text": f"Python {platform.python_version()}",
     }
-    texts = [
-        [question.text for question in open_questions],
-        *ordinary_texts(),
-        leading_sentences(edit for edits in sets for edit in edits),
-    ]
+    asked = [question.text for question in open_questions]
+    chat, prose, code = ordinary_texts()
+    edits = [edit for group in sets for edit in group]
+    leads = leading_sentences(edits)
+    statements = [f"{edit.statement}." for edit in edits if not edit.prompt.endswith("?")]
+    texts = [asked, chat, prose, code, leads, passages([leads, prose, statements], asked, PASSAGES)]
     return _Material(sets, [weight for _, weight in files], texts, record)
 
 

@@ -61,7 +61,8 @@ class KnowledgeBase:
     def __init__(self, editor: RecipeEditor, store: KnowledgeStore) -> None:
         self._editor = editor
         self._store = store
-        self._retriever = Retriever(editor, store, RetrieverMetrics(CollectorRegistry()))
+        # Counted for each question, as the same base is asked while it grows.
+        self._retriever = Retriever(editor, store, RetrieverMetrics(CollectorRegistry()), count_seconds=0)
         self._stored = 0
         self._asked = 0
         self._store_seconds = 0.0

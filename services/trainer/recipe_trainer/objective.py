@@ -31,8 +31,9 @@ from recipe_trainer.teacher_forcing import (
     answered_and_ended,
 )
 
-MAX_TOKENS = 128  # of a text in training; longer ones do not occur in the data but for a few that are cut
+FILL_GROUP = 500  # edits whose keys enter the queue together before the first step
 ENCODER_GROUP = 48  # texts that go through the encoder together
+ENCODER_TOKENS = 1_200  # of them, with padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Objective:
         prompt_words: PromptWords,
         pool: EditPool,
         queue: KeyQueue,
+        max_tokens: int,
         options: TrainOptions,
     ) -> None:
         self._model = model
@@ -65,8 +67,18 @@ class Objective:
         self._prompt_words = prompt_words
         self._pool = pool
         self._queue = queue
+        self._max_tokens = max_tokens
         self._options = options
         self._autocast = llm.model.dtype == torch.bfloat16
+
+    @torch.no_grad()
+    def fill_queue(self, random_: random.Random) -> None:
+        """Put keys of edits into the queue, so that the first step already contrasts with many."""
+        indices = self._pool.sample(random_, self._options.queue)
+        for start in range(0, len(indices), FILL_GROUP):
+            group = indices[start : start + FILL_GROUP]
+            keys = self._model.keys(self.features([self._pool.edits[index].knowledge for index in group]))
+            self._queue.push(keys, torch.tensor(group))
 
     def losses(self, batch: Batch, random_: random.Random, *, with_llm: bool) -> dict[str, Tensor]:
         """The loss parts of a batch, by name, those of the LLM if wanted; keys of the batch enter the queue."""
@@ -103,12 +115,13 @@ class Objective:
 
     def features(self, texts: Sequence[str]) -> Tensor:
         """Features [b, 3h + g], in groups of like length: padding would be most of the work otherwise."""
-        ids = self._tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
-        groups = by_length([len(row) for row in ids], ENCODER_GROUP)
+        ids = self._tokenizer(list(texts), truncation=True, max_length=self._max_tokens)["input_ids"]
+        groups = by_length([len(row) for row in ids], ENCODER_GROUP, ENCODER_TOKENS)
         features = []
-        for group in groups:
-            tokens = self._tokenizer.pad({"input_ids": [ids[row] for row in group]}, return_tensors="pt")
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._autocast):
+        # Around all groups, as it keeps the weights that it has cast.
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._autocast):
+            for group in groups:
+                tokens = self._tokenizer.pad({"input_ids": [ids[row] for row in group]}, return_tensors="pt")
                 group_texts = [texts[row] for row in group]
                 features.append(self._model.features(tokens["input_ids"], tokens["attention_mask"], group_texts))
         return torch.cat(features)[original_order(groups)]
@@ -116,11 +129,9 @@ class Objective:
     def _contrast(self, batch: Batch, encoded: Encoded, random_: random.Random) -> ContrastBatch:
         old_keys, old_indices = self._queue.sample(random_, self._options.smallest_pool)
         indices = [draw.index for draw in batch.draws] + old_indices.tolist()
-        scores = scaled_scores(
-            torch.cat([encoded.in_scope, encoded.out_of_scope]),
-            encoded.sentinel,
-            torch.cat([encoded.keys, old_keys]),
-        )
+        keys = torch.cat([encoded.keys, old_keys])
+        queries = torch.cat([encoded.in_scope, encoded.out_of_scope])
+        scores = scaled_scores(queries, encoded.sentinel, keys, self._model.sentinel_rise(len(keys)))
         own = torch.arange(1, 1 + len(batch.draws)).repeat(2)
         own = torch.cat([own, torch.zeros(len(encoded.out_of_scope), dtype=torch.long)])
         return ContrastBatch(scores, own, self._blocked(batch, indices))

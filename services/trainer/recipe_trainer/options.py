@@ -27,6 +27,9 @@ class TrainOptions(BaseModel):
     other_forms: float = Field(
         default=0.2, ge=0, le=1, description="share of paraphrases turned into (or from) questions"
     )
+    aliases: float = Field(
+        default=0.15, ge=0, le=1, description="share of paraphrases with another name of the subject"
+    )
     unmarked: float = Field(default=0.3, ge=0, le=1, description="share of statements whose answer is not marked")
     llm_every: int = Field(default=2, ge=1, description="steps per one that goes through the LLM; the others are cheap")
     queue: int = Field(default=10_000, ge=1, description="recent keys kept as negatives")
@@ -42,6 +45,10 @@ class TrainOptions(BaseModel):
     prompt_learning_rate: float = Field(default=7e-4, gt=0, description="of what MLP_P adds for each fact")
     common_learning_rate: float = Field(default=8e-3, gt=0, description="of p_0, which all prompts share")
     encoder_learning_rate: float = Field(default=5e-5, gt=0)
+    encoder_pull: float = Field(
+        default=8.0, ge=0, description="pull of the encoder's weights to the pre-trained ones, times its rate"
+    )
+    growth_learning_rate: float = Field(default=3e-3, gt=0, description="of the sentinel's rise with many facts")
     spelling_learning_rate: float = Field(default=5e-3, gt=0, description="of the n-grams' weights")
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_steps: int = Field(default=100, ge=1)
@@ -59,4 +66,5 @@ class TrainOptions(BaseModel):
             swapped_answers=self.swapped_answers,
             unmarked=self.unmarked,
             other_forms=self.other_forms,
+            aliases=self.aliases,
         )

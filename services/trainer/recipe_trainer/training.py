@@ -21,13 +21,14 @@ from recipe_model.prompt_words import PromptWords
 from recipe_trainer.batches import EditPool
 from recipe_trainer.datasets import Edit
 from recipe_trainer.key_queue import KeyQueue
-from recipe_trainer.objective import MAX_TOKENS, Objective
+from recipe_trainer.objective import Objective
 from recipe_trainer.options import TrainOptions
 from recipe_trainer.plots import plot_progress
 from recipe_trainer.watching import Watch
 
 REPORT_EVERY = 20
 SAVE_EVERY = 100
+MAX_TOKENS = 256  # of a text, if the encoder reads that many; of passages that are longer the rest is cut
 STARTING_EDITS = 512  # on which the initial heads are measured
 
 
@@ -70,6 +71,11 @@ class Trainer:
         self._llm.model.set_attn_implementation("eager")
         self._identities = (encoder.identity, self._llm.identity)
         self._model = RecipeModel(encoder.model, sizes)
+        self._encoder_parameters = {
+            name: value for name, value in encoder.model.named_parameters() if value.requires_grad
+        }
+        self._pretrained = {name: value.detach().clone() for name, value in self._encoder_parameters.items()}
+        self._max_tokens = min(MAX_TOKENS, encoder.max_tokens)
         if initial is None:
             self._start(encoder.tokenizer)
         else:
@@ -85,6 +91,7 @@ class Trainer:
             prompt_words=prompt_words,
             pool=pool,
             queue=self._queue,
+            max_tokens=self._max_tokens,
             options=options,
         )
         self._watch = Watch(dev, self._model, llm, self._objective.features, prompt_words) if dev else None
@@ -100,6 +107,8 @@ class Trainer:
         self._model.encoder.train(self._options.dropout)
         since, steps = time.monotonic(), 0
         seen: dict[str, list[float]] = {}
+        if self._step == 0:
+            self._objective.fill_queue(random.Random(self._options.seed))  # noqa: S311 (no secret)
         while self._step < self._options.steps:
             for name, value in self._train_step().items():
                 seen.setdefault(name, []).append(value)
@@ -127,8 +136,19 @@ class Trainer:
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(list(self._parameters().values()), self._options.gradient_norm)
         self._optimizer.step()
+        self._pull_to_pretrained()
         self._step += 1
         return {name: float(value.detach()) for name, value in losses.items()}
+
+    @torch.no_grad()
+    def _pull_to_pretrained(self) -> None:
+        """Move the encoder's weights a little back to where they came from (L2-SP, arXiv 1802.01483).
+
+        What pre-training knows of names that these data lack, other names of a subject above all, is else forgotten.
+        """
+        share = self._options.encoder_pull * self._options.encoder_learning_rate * self._rate()
+        for name, start in self._pretrained.items():
+            self._encoder_parameters[name].lerp_(start, share)
 
     def _rate(self) -> float:
         """Linear warm-up, then a cosine down to zero at the last step; between 0 and 1."""
@@ -148,6 +168,7 @@ class Trainer:
             "prompt_head": options.prompt_learning_rate,
             "prompt_head.common": options.common_learning_rate,
             "spelling": options.spelling_learning_rate,
+            "sentinel_growth": options.growth_learning_rate,
         }
         groups = [
             {"params": [value], "peak": peaks.get(name, peaks.get(name.split(".")[0], options.heads_learning_rate))}
@@ -159,7 +180,7 @@ class Trainer:
     def _start(self, tokenizer: Any) -> None:  # noqa: ANN401 (transformers' tokenizer)
         """Initial heads, from what statements look like to the encoder and the scale of the LLM's words."""
         statements = [edit.knowledge for edit in self._pool.edits[:STARTING_EDITS]]
-        tokens = tokenizer(statements, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        tokens = tokenizer(statements, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt")
         if self._model.spelling is not None:
             self._model.spelling.start(edit.prompt for edit in self._pool.edits)
         features = self._model.features(tokens["input_ids"], tokens["attention_mask"], statements)

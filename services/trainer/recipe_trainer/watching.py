@@ -19,10 +19,13 @@ from recipe_trainer.teacher_forcing import answer_logits, answer_targets, answer
 ASKED_OF_LLM = 96  # edits, from the first: the LLM is the slow part
 
 
-def exact_decisions(queries: Tensor, keys: Tensor, sentinel: Tensor) -> Tensor:
-    """KS(q) (arXiv 2405.03279, equation 7) for queries [n, R] among keys [m, R]: row of the key, or -1 for none."""
+def exact_decisions(queries: Tensor, keys: Tensor, thresholds: Tensor) -> Tensor:
+    """KS(q) (arXiv 2405.03279, equation 7) for queries [n, R] among keys [m, R]: row of the key, or -1 for none.
+
+    `thresholds` [n] are what the best key must exceed.
+    """
     best = (queries @ keys.T).max(dim=1)
-    return torch.where(best.values > queries @ sentinel, best.indices, -1)
+    return torch.where(best.values > thresholds, best.indices, -1)
 
 
 class Watch:
@@ -52,9 +55,11 @@ class Watch:
         with _evaluating(self._model):
             keys = self._model.keys(self._features([edit.knowledge for edit in edits]))
             sentinel = self._model.sentinel()
+            rise = self._model.sentinel_rise(len(edits))
 
             def decide(texts: Sequence[str]) -> Tensor:
-                return exact_decisions(self._model.queries(self._features(texts)), keys, sentinel)
+                queries = self._model.queries(self._features(texts))
+                return exact_decisions(queries, keys, queries @ sentinel + rise)
 
             paraphrased = [(row, text) for row, edit in enumerate(edits) for text in edit.paraphrases]
             unrelated = [question.text for edit in edits for question in edit.unrelated]

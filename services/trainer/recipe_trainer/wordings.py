@@ -4,7 +4,9 @@ A wording is a prompt with its subject taken out. Two wordings ask for the same 
 paraphrase of the other, or where both ask one subject and have one answer.
 """
 
+import random
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -135,6 +137,37 @@ def other_form(text: str) -> str | None:
     if found := _THE_IS.fullmatch(text):
         return f"What is the {found[1]}?"
     return f"{text} what?"
+
+
+def alias(random_: random.Random, subject: str, other: str) -> str:
+    """Another name of a subject, by a rule that people's short forms follow; itself where no rule fits.
+
+    `other` is any other subject, whose first word may come in as a middle name.
+    """
+    words = subject.split()
+    names = [subject.casefold(), _without_accents(subject), subject.replace("-", " ")]
+    if len(words) > 1 and words[0][0].isupper():
+        initial = words[0][0]
+        names += [" ".join([mark, *words[1:]]) for mark in (initial, f"{initial}.")]
+        names.append(" ".join([words[0], other.split(maxsplit=1)[0], *words[1:]]))
+    if len(words) > 2:  # noqa: PLR2004 (of two words each is needed)
+        dropped = random_.randrange(len(words))
+        names.append(" ".join(words[:dropped] + words[dropped + 1 :]))
+        names += _acronyms(words)
+    return random_.choice([name for name in names if name != subject] or [subject])
+
+
+def _acronyms(words: Sequence[str]) -> list[str]:
+    """The initials of the capitalised words, and what follows that begins with a digit."""
+    initials = [word[0] for word in words if word[0].isupper()]
+    numbers = [word for word in words if word[0].isdigit()]
+    if len(initials) < 3:  # noqa: PLR2004 (two letters stand for too much)
+        return []
+    return [" ".join([joined, *numbers]) for joined in ("".join(initials), "".join(f"{one}." for one in initials))]
+
+
+def _without_accents(text: str) -> str:
+    return "".join(sign for sign in unicodedata.normalize("NFKD", text) if not unicodedata.combining(sign))
 
 
 def _capitalised(prompt: str) -> str:

@@ -68,6 +68,15 @@ def test_a_querys_score_is_its_inner_product_with_the_sentinel(editor: RecipeEdi
     assert query.sentinel_similarity == pytest.approx(float(vector @ model.sentinel()), rel=1e-5)
 
 
+def test_the_threshold_of_a_query_is_the_networks(model: RecipeModel) -> None:
+    model.sentinel_growth.fill_(0.5)
+    editor = RecipeEditor(model, byte_tokenizer(marked=True), MAX_TOKENS, "recipe-test", make_prompt_words())
+    (query,) = editor.query(["What is the capital of Testland?"])
+    for facts in (1, 1_000, 100_000):
+        expected = query.sentinel_similarity + float(model.sentinel_rise(facts))
+        assert query.threshold(facts) == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_batch_is_encoded_as_its_statements_are_alone(editor: RecipeEditor) -> None:
     keys, prompts = editor.encode(STATEMENTS)
     for row, statement in enumerate(STATEMENTS):

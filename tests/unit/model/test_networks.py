@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from recipe_model.networks import (
+    FEWEST_FACTS,
     OWN_PART,
     SPELLED_PART,
     STARTING_GAIN,
@@ -153,3 +154,13 @@ def test_both_heads_start_as_one_projection_of_centred_features() -> None:
     shared = min(SIZES.representation, features.shape[1])
     expected = STARTING_GAIN * math.sqrt(shared / SIZES.representation)
     assert float(keys.square().mean().sqrt()) == pytest.approx(expected, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("facts", "rise"), [(1_000, 0.0), (10_000, math.log(10)), (FEWEST_FACTS, -1.3626), (1, -1.3626), (0, -1.3626)]
+)
+def test_the_sentinel_rises_with_the_logarithm_of_the_number_of_facts(facts: int, rise: float) -> None:
+    model = make_recipe_model()
+    assert float(model.sentinel_rise(facts)) == 0.0  # to start with
+    model.sentinel_growth.data.fill_(0.5)
+    assert float(model.sentinel_rise(facts)) == pytest.approx(0.5 * math.sqrt(SIZES.representation) * rise, rel=1e-4)

@@ -1,3 +1,4 @@
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -54,6 +55,14 @@ def test_a_fact_above_the_sentinel_is_a_hit(store: EdgeStore, retriever: Retriev
     assert found.match is not None
     assert (found.match.fact, found.match.similarity) == (make_fact("mayor"), 5.0)
     np.testing.assert_array_equal(found.prompt, prompt_of(0.25))
+
+
+def test_the_threshold_goes_with_the_number_of_facts(store: EdgeStore, registry: CollectorRegistry) -> None:
+    retriever = Retriever(TableEncoder(growth=1.0), store, RetrieverMetrics(registry))
+    store.write([make_write(make_fact("mayor"), axis(0, 2.0))])
+    found = retriever.retrieve("cities", "north", NOW)
+    assert found.sentinel_similarity == pytest.approx(SENTINEL_SIMILARITY + math.log(256 / 1000))
+    assert found.decision is Decision.HIT  # which the sentinel's similarity alone would not let it be
 
 
 def test_the_best_of_several_facts_above_the_sentinel_is_the_hit(store: EdgeStore, retriever: Retriever) -> None:
@@ -130,7 +139,7 @@ def test_every_retrieval_is_counted_by_its_decision_and_timed_by_stage(
         f"{stage}encode": 4.0,
         f"{stage}search": 4.0,
         f"{stage}fetch": 2.0,
-        f"{stage}count": 2.0,
+        f"{stage}count": 3.0,  # at the first question, and at each miss whether there is any fact
         "recipe_retriever_prompts_totalfetched": 2.0,
         f"{decision}hit": 2.0,
         f"{decision}below_sentinel": 1.0,

@@ -19,6 +19,7 @@ def mixture(edits: int, texts: int = 0, **changes: float) -> Mixture:
         "named_subjects": 0.0,
         "versions": 0,
         "other_forms": 0.0,
+        "aliases": 0.0,
     }
     return Mixture(edits=edits, ordinary_texts=texts, **(plain | changes))  # type: ignore[arg-type]
 
@@ -251,6 +252,10 @@ def test_rows_are_grouped_by_length() -> None:
     assert by_length([], size=2) == []
 
 
+def test_a_group_holds_no_more_with_its_padding_than_it_may() -> None:
+    assert by_length([9, 2, 2, 2, 4, 30], size=3, area=9) == [[1, 2, 3], [4], [0], [5]]
+
+
 @pytest.mark.parametrize("size", [1, 3, 100])
 def test_original_order_undoes_grouping(size: int) -> None:
     random_ = random.Random(0)
@@ -258,3 +263,17 @@ def test_original_order_undoes_grouping(size: int) -> None:
     groups = by_length(lengths, size)
     grouped = [row for group in groups for row in group]
     assert [grouped[place] for place in original_order(groups)] == list(range(20))
+
+
+def test_a_paraphrase_may_name_the_subject_otherwise() -> None:
+    named = [Edit(f"The mayor of {name} is", "x", name) for name in ("Saint-Aville", "Nord-Beton")]
+    pool = EditPool([named], [1.0], [])
+    asked = {draw.paraphrase for draw in pool.draw(random.Random(0), mixture(2, aliases=1.0)).draws}
+    others = {"saint-aville", "Saint Aville", "nord-beton", "Nord Beton"}
+    assert asked <= {f"The mayor of {other} is" for other in others}
+
+
+def test_a_sample_is_of_different_edits_and_no_more_than_there_are() -> None:
+    pool = EditPool([edits("city", 5), edits("river", 5)], [1.0, 0.0], TEXTS)
+    assert sorted(pool.sample(random.Random(0), 20)) == list(range(10))
+    assert len(set(pool.sample(random.Random(0), 4))) == 4

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recipe_model.networks import FEWEST_FACTS, SENTINEL_FACTS
 from recipe_trainer import objective
 from recipe_trainer.batches import Batch, Draw, EditPool
 from recipe_trainer.datasets import Edit, Question
@@ -52,17 +53,25 @@ class Setup:
 
         monkeypatch.setattr(objective, "neighbour_loss", neighbour_loss_remembering)
 
-    def losses(self, batch: Batch, *, with_llm: bool = True) -> dict[str, Tensor]:
-        tested = Objective(
+    @property
+    def tested(self) -> Objective:
+        return Objective(
             self.model,
             byte_tokenizer(marked=True),
             self.llm,
             prompt_words=make_prompt_words(),
             pool=self.pool,
             queue=self.queue,
+            max_tokens=128,
             options=self.options,
         )
-        return tested.losses(batch, random.Random(0), with_llm=with_llm)
+
+    def features(self, text: str) -> Tensor:
+        tokens = byte_tokenizer(marked=True)([text], return_tensors="pt")
+        return self.model.features(tokens["input_ids"], tokens["attention_mask"], [text])
+
+    def losses(self, batch: Batch, *, with_llm: bool = True) -> dict[str, Tensor]:
+        return self.tested.losses(batch, random.Random(0), with_llm=with_llm)
 
     def blocked(self, batch: Batch) -> list[list[int]]:
         """Per row of the contrast the columns that are left out; column 0 is the sentinel."""
@@ -87,17 +96,15 @@ def test_scores_compare_the_queries_with_the_sentinel_the_statements_and_the_que
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     setup = Setup(monkeypatch, queued=[3])
+    setup.model.sentinel_growth.data.fill_(0.5)
     setup.losses(Batch([draw(0, Question("Where is Delta?", "far"))], [("Who is it?", -1)]))
 
-    def features(text: str) -> Tensor:
-        tokens = byte_tokenizer(marked=True)([text], return_tensors="pt")
-        return setup.model.features(tokens["input_ids"], tokens["attention_mask"], [text])
-
     texts = ["The mayor of Aville is", "Who rules Aville?", "Where is Delta?", "Who is it?"]
-    queries = torch.cat([setup.model.queries(features(text)) for text in texts])
-    key = setup.model.keys(features("The mayor of Aville is Ann"))
+    queries = torch.cat([setup.model.queries(setup.features(text)) for text in texts])
+    key = setup.model.keys(setup.features("The mayor of Aville is Ann"))
     columns = torch.cat([setup.model.sentinel()[None], key, torch.full((1, SIZES.representation), 3.0)])
     expected = queries @ columns.T / math.sqrt(SIZES.representation)
+    expected[:, 0] += 0.5 * math.log(FEWEST_FACTS / SENTINEL_FACTS)
     torch.testing.assert_close(setup.compared[0].scores, expected)
 
 
@@ -230,3 +237,16 @@ def test_gradients_reach_all_that_is_trained(monkeypatch: pytest.MonkeyPatch) ->
     missing = [name for name, value in setup.model.named_parameters() if value.grad is None]
     assert missing == ["encoder.embeddings.word_embeddings.weight"]
     assert all(parameter.grad is None for parameter in setup.llm.model.parameters())
+
+
+def test_the_queue_is_filled_with_keys_of_all_edits_if_they_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objective, "FILL_GROUP", 2)
+    setup = Setup(monkeypatch)
+
+    setup.tested.fill_queue(random.Random(0))
+
+    assert sorted(setup.queue.indices[setup.queue.indices >= 0].tolist()) == list(range(len(EDITS)))
+    for key, index in zip(setup.queue.keys, setup.queue.indices.tolist(), strict=True):
+        if index >= 0:
+            expected = setup.model.keys(setup.features(EDITS[index].knowledge))[0]
+            torch.testing.assert_close(key, expected)

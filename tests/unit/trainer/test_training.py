@@ -277,12 +277,12 @@ def test_too_few_edits_are_refused(tmp_path: Path, models: Models, pool: EditPoo
 
 def test_every_part_learns_at_its_own_rate(tmp_path: Path, models: Models, pool: EditPool) -> None:
     rates = {"encoder_learning_rate": 1.0, "heads_learning_rate": 2.0, "prompt_learning_rate": 3.0}
-    options = models.options(**rates, common_learning_rate=4.0, spelling_learning_rate=5.0)
+    options = models.options(**rates, common_learning_rate=4.0, spelling_learning_rate=5.0, growth_learning_rate=6.0)
     trainer = Trainer(tmp_path / "run", options, pool, LanguageModel.load(options.llm), DATA)
     peaks = dict(zip(trainer._parameters(), (group["peak"] for group in trainer._optimizer.param_groups), strict=True))
     assert {name.split(".")[0]: peak for name, peak in peaks.items() if name != "prompt_head.common"} == {
         "sentinel_tokens": 2.0, "encoder": 1.0, "key_head": 2.0, "query_head": 2.0, "prompt_head": 3.0,
-        "spelling": 5.0,
+        "spelling": 5.0, "sentinel_growth": 6.0,
     }  # fmt: skip
     assert peaks["prompt_head.common"] == 4.0
 
@@ -295,3 +295,24 @@ def test_watching_changes_nothing(
     options = models.options()
     alone = Trainer(tmp_path / "alone", options, pool, LanguageModel.load(options.llm), DATA).run()
     assert watched == alone
+
+
+def test_the_encoder_is_pulled_to_the_pretrained_one(tmp_path: Path, models: Models, pool: EditPool) -> None:
+    def drift(folder: str, pull: float) -> float:
+        run(tmp_path / folder, models.options(encoder_pull=pull), pool)
+        trained = load_file(tmp_path / folder / "recipe.safetensors")
+        start = load_text_encoder(models.encoder).model.state_dict()
+        parts = [value.float() - start[name[8:]] for name, value in trained.items() if name.startswith("encoder.")]
+        return float(torch.cat([part.flatten() for part in parts]).norm())
+
+    assert drift("pulled", 3_000.0) < 0.95 * drift("free", 0.0)
+
+
+def test_the_queue_is_full_before_the_first_step(
+    tmp_path: Path, models: Models, pool: EditPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at(1, monkeypatch)
+    trainer = Trainer(tmp_path, models.options(), pool, LanguageModel.load(models.llm), DATA)
+    with pytest.raises(StoppedError):
+        trainer.run()
+    assert sorted(trainer._queue.indices.tolist())[-8:] == list(range(8))

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from recipe_model.editor import RecipeEditor
+from recipe_model.networks import log_growth
 from recipe_trainer.ablation import Base
 from recipe_trainer.datasets import Edit, Question
 from recipe_trainer.knowledge_base import temporary_knowledge_base
@@ -20,8 +21,8 @@ EDITS = [
 def test_a_query_hits_the_best_key_above_the_sentinel() -> None:
     queries = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     keys = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
-    sentinel = torch.tensor([2.0, 1.0])
-    assert exact_decisions(queries, keys, sentinel).tolist() == [0, -1, -1]  # an equal similarity is no hit
+    thresholds = torch.tensor([2.0, 1.0, 3.0])
+    assert exact_decisions(queries, keys, thresholds).tolist() == [0, -1, -1]  # an equal similarity is no hit
 
 
 def test_the_store_and_retriever_that_serve_decide_the_same() -> None:
@@ -36,7 +37,9 @@ def test_the_store_and_retriever_that_serve_decide_the_same() -> None:
     keys = torch.from_numpy(editor.encode(texts)[0])
     most = int((vectors @ keys.T).argmax(dim=1).mode().values)
     editor._sentinel = keys[most] + 0.05 * (keys[most] - keys[most - 1])
-    in_memory = exact_decisions(vectors, keys, editor._sentinel).tolist()
+    editor._growth = 0.01
+    rise = 0.01 * log_growth(len(EDITS))
+    in_memory = exact_decisions(vectors, keys, vectors @ editor._sentinel + rise).tolist()
 
     with temporary_knowledge_base(editor) as base:
         base.store(EDITS)

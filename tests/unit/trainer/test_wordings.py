@@ -1,7 +1,9 @@
+import random
+
 import pytest
 
 from recipe_trainer.datasets import Edit
-from recipe_trainer.wordings import Wordings, other_form, with_subject, wording
+from recipe_trainer.wordings import Wordings, alias, other_form, with_subject, wording
 
 CITIES = ["Aville", "Beton", "Cford", "Dorf", "Eton"]
 
@@ -110,3 +112,27 @@ def test_an_edit_without_a_wording_has_no_other_questions() -> None:
 )
 def test_a_question_turns_into_the_beginning_of_a_sentence_and_back(text: str, turned: str | None) -> None:
     assert other_form(text) == turned
+
+
+@pytest.mark.parametrize(
+    ("subject", "expected"),
+    [
+        (
+            "Jennifer Shrader Lawrence",
+            {"J. Shrader Lawrence", "J Shrader Lawrence", "JSL", "J.S.L.", "Jennifer Lawrence"},
+        ),
+        ("Whoopi Goldberg", {"W. Goldberg", "Whoopi Elaine Goldberg", "whoopi goldberg"}),
+        ("Eurovision Song Contest 2022", {"ESC 2022", "E.S.C. 2022"}),
+        ("Erling H\u00e5land", {"Erling Haland"}),
+        ("Saint-Aville", {"Saint Aville"}),
+    ],
+)
+def test_an_alias_follows_a_rule_and_is_another_name(subject: str, expected: set[str]) -> None:
+    random_ = random.Random(0)
+    found = {alias(random_, subject, "Elaine Johnson") for _ in range(300)}
+    assert expected <= found
+    assert subject not in found
+
+
+def test_a_name_without_another_form_stays_as_it_is() -> None:
+    assert alias(random.Random(0), "1984", "Elaine") == "1984"

@@ -149,7 +149,9 @@ class RetrieveResponse(_message.Message):
     transfers nothing from the store.
     """
     sentinel_similarity: _builtins.float
-    """Inner product of the query and the sentinel, unitless and unbounded: the threshold for this query."""
+    """The threshold for this query, unitless and unbounded: its inner product with the sentinel, and what is added for
+    the number of facts in the namespace.
+    """
     margin: _builtins.float
     """similarity - sentinel_similarity, greater than 0. Set on a hit only."""
     model_version: _builtins.str
@@ -310,7 +312,9 @@ class ExplainResponse(_message.Message):
     reason: _builtins.str
     """The decision in one sentence, for people."""
     sentinel_similarity: _builtins.float
-    """Inner product of the query and the sentinel, unitless and unbounded: the threshold for this query."""
+    """The threshold for this query, unitless and unbounded: its inner product with the sentinel, and what is added for
+    the number of facts in the namespace.
+    """
     facts: _builtins.int
     """Number of facts in the namespace that are not retracted, valid or not."""
     model_version: _builtins.str
