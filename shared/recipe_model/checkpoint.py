@@ -136,7 +136,7 @@ def load_tensors(model: RecipeModel, checkpoint: Checkpoint) -> None:
 
 
 def trained_tensors(model: RecipeModel) -> dict[str, Tensor]:
-    """What training sets or changes: all but the encoder's word embeddings, with constants of the other parts."""
+    """What training sets or changes: all but the encoder's word embeddings, and the other parts' constants."""
     frozen = {id(parameter) for parameter in model.encoder.get_input_embeddings().parameters()}
     parameters = {name: value for name, value in model.named_parameters() if id(value) not in frozen}
     parts = ("spelling", "key_head", "query_head", "prompt_head")
@@ -147,7 +147,7 @@ def trained_tensors(model: RecipeModel) -> dict[str, Tensor]:
         for name, value in module.named_buffers()
         if value.is_floating_point()  # not the count of batches that the statistics were taken over
     }
-    return parameters | constants
+    return parameters | constants | {"sentinel_growth": model.sentinel_growth}
 
 
 def _stored(value: Tensor) -> Tensor:

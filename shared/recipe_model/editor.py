@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_model.checkpoint import build_model, read_checkpoint
-from recipe_model.networks import RecipeModel, log_growth
+from recipe_model.networks import RecipeModel, sentinel_rise
 from recipe_model.onnx_encoder import on_onnx_runtime
 from recipe_model.pretrained import load_text_encoder, load_word_embeddings
 from recipe_model.prompt_words import PromptWords
@@ -31,7 +31,7 @@ class QueryVector:
 
     def threshold(self, facts: int) -> float:
         """What the similarity of a fact must exceed for a hit, among so many facts."""
-        return self.sentinel_similarity + self.sentinel_growth * log_growth(facts)
+        return self.sentinel_similarity + self.sentinel_growth * sentinel_rise(facts)
 
 
 class QueryEncoder:
@@ -46,7 +46,7 @@ class QueryEncoder:
         self._max_tokens = max_tokens
         with torch.inference_mode():
             self._sentinel = model.sentinel()
-            self._growth = float(model.sentinel_growth) * float(model.sizes.representation**0.5)
+            self._growth = model.threshold_growth
 
     @classmethod
     def load(cls, checkpoint: Path | None = None, encoder_id: str | None = None) -> "QueryEncoder":

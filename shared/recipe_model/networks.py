@@ -6,8 +6,8 @@
     p_k     = w_k + MLP_P(r_k)          continuous prompt in the LLM's embedding space         [l, d]
     r_Theta = MLP_K(pool(f_rm(Theta)) ++ 0)  knowledge sentinel, Theta = c trainable pseudo-tokens  [R]
 
-Among n facts a query hits j = argmax_j r~_q . r_kj exactly when r~_q . r_kj > r~_q . r_Theta + b sqrt(R) ln(n / 1000).
-The last term, with b learnt, is not the paper's: the best of n wrong keys grows with n, and the sentinel with it.
+Among n facts a query hits j = argmax_j r~_q . r_kj exactly when r~_q . r_kj > r~_q . r_Theta + b sqrt(R) ln+(n / 1000),
+ln+ being 0 below 1. The last term is not the paper's: the best of n wrong keys grows with n, and the sentinel with it.
 """
 
 import math
@@ -24,8 +24,7 @@ from recipe_model.spelling import Spelling
 
 OWN_PART = 0.1  # of the words' scale: what a step of the optimiser moves MLP_P's part by, against the words
 SPELLED_PART = 0.7  # of the pooled features' spread: what the spelling's are given to start with
-SENTINEL_FACTS = 1_000  # the number of facts at which the threshold is r~_q . r_Theta itself
-FEWEST_FACTS = 256  # below this the threshold falls no further: training contrasts with no fewer keys
+SENTINEL_FACTS = 1_000  # the largest number of facts at which the threshold is r~_q . r_Theta itself
 STARTING_GAIN = 0.7  # a question's similarity to its statement, divided by sqrt(R), then starts at about 15
 
 
@@ -106,17 +105,19 @@ def pool(hidden: Tensor, mask: Tensor) -> Tensor:
     return torch.cat([highest, lowest, mean], dim=-1)
 
 
-def log_growth(facts: int) -> float:
-    """ln(n / SENTINEL_FACTS) for n facts, which are taken for FEWEST_FACTS if they are fewer."""
-    return math.log(max(facts, FEWEST_FACTS) / SENTINEL_FACTS)
+def sentinel_rise(facts: int) -> float:
+    """ln+(n / SENTINEL_FACTS), what b sqrt(R) is multiplied by among n facts."""
+    return math.log(max(1.0, facts / SENTINEL_FACTS))
 
 
 class RecipeModel(nn.Module):
     """All that RECIPE trains: the text encoder f_rm, its three heads and the sentinel's pseudo-tokens Theta.
 
-    The encoder's word embeddings stay frozen: a checkpoint then holds only what training changed, and words
-    that training never saw keep the place pre-training gave them.
+    The sentinel's growth b is given, not trained. The encoder's word embeddings stay frozen: a checkpoint then holds
+    only what training changed, and words that training never saw keep the place pre-training gave them.
     """
+
+    sentinel_growth: Tensor
 
     def __init__(self, encoder: PreTrainedModel, sizes: RecipeSizes) -> None:
         super().__init__()
@@ -128,7 +129,7 @@ class RecipeModel(nn.Module):
         self.query_head = RepresentationHead(sizes.features, sizes.representation)
         self.prompt_head = PromptHead(sizes)
         self.sentinel_tokens = nn.Parameter(self._random_words(sizes.sentinel_tokens))
-        self.sentinel_growth = nn.Parameter(torch.zeros(()))  # b
+        self.register_buffer("sentinel_growth", torch.zeros(()))  # b
 
     def features(self, input_ids: Tensor, attention_mask: Tensor, texts: Sequence[str]) -> Tensor:
         """f(.): texts, with their token ids and mask [b, t], to features [b, 3h + g]."""
@@ -156,9 +157,10 @@ class RecipeModel(nn.Module):
         pooled = pool(hidden.float(), mask)
         return self.keys(functional.pad(pooled, (0, self.sizes.spelling))).squeeze(0)
 
-    def sentinel_rise(self, facts: int) -> Tensor:
-        """b sqrt(R) ln(n / 1000), by which the threshold among n facts exceeds r~_q . r_Theta; may be negative."""
-        return float(self.sizes.representation**0.5) * log_growth(facts) * self.sentinel_growth
+    @property
+    def threshold_growth(self) -> float:
+        """b sqrt(R), by which the threshold rises for each `sentinel_rise`."""
+        return float(self.sentinel_growth) * float(self.sizes.representation**0.5)
 
     def start_heads(self, typical_features: Tensor) -> None:
         """Start both representation heads as one orthogonal projection of centred, scaled features [b, 3h + g].

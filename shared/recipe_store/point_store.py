@@ -34,7 +34,7 @@ from recipe_store.validation import require_query, require_writable
 # Up to this many facts every key is compared in float32. Of more, the nearest by a copy of the keys in two bits per
 # number are candidates, and the best of so many candidates per fact that is wanted are compared in float32.
 SCANNED_FACTS: Final = 10_000
-CANDIDATES_PER_FACT: Final = 64.0
+CANDIDATES_PER_FACT: Final = 48.0
 SPARE: Final = 7  # facts that are looked at beyond those wanted, in case that some do not count
 
 
@@ -113,13 +113,13 @@ class PointStore(ABC):
         require_query(query, limit, self._schema)
         where = live(namespace) if as_of is None else live_at(namespace, epoch_microseconds(as_of, "as_of"))
         threshold = None if score_threshold is None else float(np.float32(score_threshold))
-        # Among 100,000 facts each further condition costs a backend more than the comparison of keys. Few facts are
-        # retracted or not valid, so first the nearest are taken whatever they are.
+        # Among 100,000 facts a condition costs a backend as much as the comparison of keys. Few facts are above the
+        # threshold, and few are retracted or not valid, so first the nearest are taken whatever they are.
         wanted = limit + SPARE
-        found = self._nearest(query, in_namespace(namespace), threshold, wanted)
-        matches = _matches(found, threshold, as_of)
+        found = self._nearest(query, Where(), threshold, wanted)
+        matches = _matches(found, namespace, threshold, as_of)
         if len(matches) < limit and len(found) == wanted:  # there may be more behind those that do not count
-            matches = _matches(self._nearest(query, where, threshold, limit), threshold, as_of)
+            matches = _matches(self._nearest(query, where, threshold, limit), namespace, threshold, as_of)
         return matches[:limit]
 
     def prompt(self, match: Match) -> Prompt | None:
@@ -211,9 +211,12 @@ class PointStore(ABC):
         )
 
 
-def _matches(found: Sequence[tuple[float, Payload]], threshold: float | None, as_of: datetime | None) -> Matches:
+def _matches(
+    found: Sequence[tuple[float, Payload]], namespace: str, threshold: float | None, as_of: datetime | None
+) -> Matches:
     """Those of the points found that count."""
-    facts = [(to_fact(payload), score, payload.get(Field.PROMPT)) for score, payload in found]
+    inside = [(score, payload) for score, payload in found if payload[Field.NAMESPACE] == namespace]
+    facts = [(to_fact(payload), score, payload.get(Field.PROMPT)) for score, payload in inside]
     return [
         Match(fact, score, stored_digest(prompt))
         for fact, score, prompt in facts

@@ -19,7 +19,9 @@ from statistics import median
 from typing import Any
 
 import grpc
+import numpy as np
 import psutil
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from matplotlib.figure import Figure
 
 from bench.generation_server import ONE_BY_ONE, TRANSFORMERS, VLLM
@@ -36,6 +38,7 @@ ASKED = 64  # facts that are asked for
 CLIENTS = (1, 8, 32)
 EDITED, UNEDITED, TEXT = "edited", "unedited", "text_in_prompt"
 SHORT = 8  # tokens of a request while the queue is full
+HEALTH_EVERY = 0.05  # seconds between health checks meanwhile
 DEADLINE = 60.0  # seconds, of such a request
 
 
@@ -203,6 +206,27 @@ async def throughput(
     }
 
 
+@asynccontextmanager
+async def health_checks(server: Server) -> AsyncIterator[list[float]]:
+    """How long health checks take meanwhile, in ms, one after the other."""
+    stub = health_pb2_grpc.HealthStub(server.channel)
+    found: list[float] = []
+
+    async def check() -> None:
+        while True:
+            begun = time.perf_counter()
+            await stub.Check(health_pb2.HealthCheckRequest())
+            found.append(1000 * (time.perf_counter() - begun))
+            await asyncio.sleep(HEALTH_EVERY)
+
+    checking = asyncio.create_task(check())
+    try:
+        yield found
+    finally:
+        checking.cancel()
+        await asyncio.gather(checking, return_exceptions=True)
+
+
 async def pressure(server: Server, numbers: list[int], clients: int) -> dict[str, Any]:
     """More clients at once than a generator lets in: who is refused, how, and whether others are answered in time."""
     outcomes: Counter[str] = Counter()
@@ -221,7 +245,8 @@ async def pressure(server: Server, numbers: list[int], clients: int) -> dict[str
         outcomes["OK"] += 1
         longest = max(longest, time.perf_counter() - begun)
 
-    await asyncio.gather(*(client(place) for place in range(clients)))
+    async with health_checks(server) as health_ms:
+        await asyncio.gather(*(client(place) for place in range(clients)))
     require(await server.stub.Generate(request(numbers[0], EDITED)), EDITED)  # it lives
     return {
         "clients": clients,
@@ -231,6 +256,8 @@ async def pressure(server: Server, numbers: list[int], clients: int) -> dict[str
         "other_errors": {code: n for code, n in outcomes.items() if code not in {"OK", "RESOURCE_EXHAUSTED"}},
         "longest_accepted_seconds": longest,
         "deadline_seconds": DEADLINE,
+        "health_checks": len(health_ms),
+        "health_ms": {f"p{share}": float(np.percentile(health_ms, share)) for share in (50, 99, 100)},
     }
 
 

@@ -43,13 +43,10 @@ class ContrastBatch:
     blocked: Tensor  # [n, 1 + m] columns that are neither right nor wrong for a row, and so left out
 
 
-def scaled_scores(queries: Tensor, sentinel: Tensor, keys: Tensor, rise: Tensor) -> Tensor:
-    """r~ . r / sqrt(R): queries [n, R], sentinel [R], keys [m, R] to [n, 1 + m].
-
-    `rise` is what the sentinel's similarity is raised by for this number of keys, a scalar.
-    """
-    columns = torch.cat([queries @ sentinel.unsqueeze(1) + rise, queries @ keys.T], dim=1)
-    return columns / float(queries.shape[-1] ** 0.5)
+def scaled_scores(queries: Tensor, sentinel: Tensor, keys: Tensor) -> Tensor:
+    """r~ . r / sqrt(R): queries [n, R], sentinel [R], keys [m, R] to [n, 1 + m]."""
+    columns = torch.cat([sentinel.unsqueeze(0), keys])
+    return queries @ columns.T / float(queries.shape[-1] ** 0.5)
 
 
 def neighbour_loss(batch: ContrastBatch) -> Tensor:

@@ -129,9 +129,11 @@ class Objective:
     def _contrast(self, batch: Batch, encoded: Encoded, random_: random.Random) -> ContrastBatch:
         old_keys, old_indices = self._queue.sample(random_, self._options.smallest_pool)
         indices = [draw.index for draw in batch.draws] + old_indices.tolist()
-        keys = torch.cat([encoded.keys, old_keys])
-        queries = torch.cat([encoded.in_scope, encoded.out_of_scope])
-        scores = scaled_scores(queries, encoded.sentinel, keys, self._model.sentinel_rise(len(keys)))
+        scores = scaled_scores(
+            torch.cat([encoded.in_scope, encoded.out_of_scope]),
+            encoded.sentinel,
+            torch.cat([encoded.keys, old_keys]),
+        )
         own = torch.arange(1, 1 + len(batch.draws)).repeat(2)
         own = torch.cat([own, torch.zeros(len(encoded.out_of_scope), dtype=torch.long)])
         return ContrastBatch(scores, own, self._blocked(batch, indices))

@@ -7,7 +7,7 @@ from recipe_trainer.batches import Mixture
 
 
 class TrainOptions(BaseModel):
-    """Options of one run; the defaults are those of the first of the runs that made the shipped checkpoint."""
+    """Options of one run; the defaults are for a run from the start."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,6 +40,7 @@ class TrainOptions(BaseModel):
     representation: int = Field(default=1024, ge=1, description="R, length of keys and queries")
     prompt_tokens: int = Field(default=16, ge=1, description="l, pseudo-tokens of a continuous prompt")
     sentinel_tokens: int = Field(default=10, ge=1, description="c, pseudo-tokens of the sentinel")
+    sentinel_growth: float = Field(default=0.65, ge=0, description="b, the sentinel's rise with facts beyond 1,000")
     spelling: int = Field(default=1024, ge=0, description="g, size of the spelling's features; 0 for none")
     heads_learning_rate: float = Field(default=2e-4, gt=0)
     prompt_learning_rate: float = Field(default=7e-4, gt=0, description="of what MLP_P adds for each fact")
@@ -48,7 +49,6 @@ class TrainOptions(BaseModel):
     encoder_pull: float = Field(
         default=8.0, ge=0, description="pull of the encoder's weights to the pre-trained ones, times its rate"
     )
-    growth_learning_rate: float = Field(default=3e-3, gt=0, description="of the sentinel's rise with many facts")
     spelling_learning_rate: float = Field(default=5e-3, gt=0, description="of the n-grams' weights")
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_steps: int = Field(default=100, ge=1)

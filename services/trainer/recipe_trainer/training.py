@@ -82,6 +82,7 @@ class Trainer:
             initial.require_encoder(encoder.identity)
             initial.require_llm(self._llm.identity)
             load_tensors(self._model, initial)
+        self._model.sentinel_growth.fill_(options.sentinel_growth)
         self._queue = KeyQueue(options.queue, options.representation)
         prompt_words = PromptWords(llm.words(), llm.tokenizer, options.prompt_tokens)
         self._objective = Objective(
@@ -168,7 +169,6 @@ class Trainer:
             "prompt_head": options.prompt_learning_rate,
             "prompt_head.common": options.common_learning_rate,
             "spelling": options.spelling_learning_rate,
-            "sentinel_growth": options.growth_learning_rate,
         }
         groups = [
             {"params": [value], "peak": peaks.get(name, peaks.get(name.split(".")[0], options.heads_learning_rate))}

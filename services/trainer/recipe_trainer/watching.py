@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recipe_model.language_model import LanguageModel
-from recipe_model.networks import RecipeModel
+from recipe_model.networks import RecipeModel, sentinel_rise
 from recipe_model.prompt_words import PromptWords
 from recipe_trainer.datasets import Edit
 from recipe_trainer.teacher_forcing import answer_logits, answer_targets, answered
@@ -55,7 +55,7 @@ class Watch:
         with _evaluating(self._model):
             keys = self._model.keys(self._features([edit.knowledge for edit in edits]))
             sentinel = self._model.sentinel()
-            rise = self._model.sentinel_rise(len(edits))
+            rise = self._model.threshold_growth * sentinel_rise(len(edits))
 
             def decide(texts: Sequence[str]) -> Tensor:
                 queries = self._model.queries(self._features(texts))

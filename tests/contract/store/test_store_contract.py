@@ -221,6 +221,20 @@ def test_many_facts_that_are_not_valid_hide_no_valid_one(store: PointStore, name
     assert found(store, namespace, limit=1) == ["valid"]
 
 
+def test_many_facts_of_another_namespace_hide_none(store: PointStore, namespace: str) -> None:
+    others = [make_fact(f"{namespace}-other", str(number), 1, number) for number in range(2 * SPARE + 2)]
+    store.write([make_write(fact, axis(0, 4.0)) for fact in others])
+    store.write([make_write(make_fact(namespace, "own", 1, 99), axis(0, 2.0))])
+    assert found(store, namespace, limit=1) == ["own"]
+    assert found(store, f"{namespace}-none", limit=1) == []
+
+
+def test_positions_in_the_log_are_no_facts(store: PointStore, namespace: str) -> None:
+    store.advance([LogPosition("updates", 0, 7)])
+    store.write([make_write(make_fact(namespace, "f", 1, 0), axis(0, -1.0))])
+    assert found(store, namespace) == ["f"]
+
+
 def test_an_open_end_of_validity_has_no_bound(store: PointStore, namespace: str) -> None:
     store.write(
         [

@@ -78,7 +78,7 @@ def test_a_sentinel_of_an_older_checkpoint_does_not_rise(path: Path) -> None:
     built = build_model(replace(checkpoint, tensors=older), make_text_encoder())
 
     assert older.keys() < checkpoint.tensors.keys()
-    assert float(built.sentinel_rise(100_000)) == 0.0
+    assert built.threshold_growth == 0.0
 
 
 def test_the_encoders_word_embeddings_are_not_in_a_checkpoint(path: Path) -> None:

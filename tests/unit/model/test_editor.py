@@ -9,7 +9,7 @@ from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_model.checkpoint import build_model, read_checkpoint, save_checkpoint
 from recipe_model.editor import QueryEncoder, RecipeEditor
 from recipe_model.errors import CheckpointError
-from recipe_model.networks import RecipeModel
+from recipe_model.networks import RecipeModel, sentinel_rise
 from recipe_model.pretrained import load_text_encoder
 from tiny_models import (
     LLM_HIDDEN,
@@ -72,9 +72,9 @@ def test_the_threshold_of_a_query_is_the_networks(model: RecipeModel) -> None:
     model.sentinel_growth.fill_(0.5)
     editor = RecipeEditor(model, byte_tokenizer(marked=True), MAX_TOKENS, "recipe-test", make_prompt_words())
     (query,) = editor.query(["What is the capital of Testland?"])
-    for facts in (1, 1_000, 100_000):
-        expected = query.sentinel_similarity + float(model.sentinel_rise(facts))
-        assert query.threshold(facts) == pytest.approx(expected, rel=1e-6)
+    assert query.threshold(1_000) == query.sentinel_similarity
+    rise = model.threshold_growth * sentinel_rise(100_000)
+    assert query.threshold(100_000) == pytest.approx(query.sentinel_similarity + rise, rel=1e-6)
 
 
 def test_a_batch_is_encoded_as_its_statements_are_alone(editor: RecipeEditor) -> None:

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from recipe_model.networks import (
-    FEWEST_FACTS,
     OWN_PART,
     SPELLED_PART,
     STARTING_GAIN,
@@ -16,6 +15,7 @@ from recipe_model.networks import (
     RecipeSizes,
     RepresentationHead,
     pool,
+    sentinel_rise,
 )
 from tiny_models import SIZES, byte_tokenizer, make_bert, make_recipe_model, make_roberta
 
@@ -156,11 +156,13 @@ def test_both_heads_start_as_one_projection_of_centred_features() -> None:
     assert float(keys.square().mean().sqrt()) == pytest.approx(expected, rel=0.15)
 
 
-@pytest.mark.parametrize(
-    ("facts", "rise"), [(1_000, 0.0), (10_000, math.log(10)), (FEWEST_FACTS, -1.3626), (1, -1.3626), (0, -1.3626)]
-)
+@pytest.mark.parametrize(("facts", "rise"), [(0, 0.0), (1, 0.0), (1_000, 0.0), (10_000, 2.3026), (100_000, 4.6052)])
 def test_the_sentinel_rises_with_the_logarithm_of_the_number_of_facts(facts: int, rise: float) -> None:
+    assert sentinel_rise(facts) == pytest.approx(rise, rel=1e-4)
+
+
+def test_the_threshold_does_not_rise_unless_the_sentinel_is_to_grow() -> None:
     model = make_recipe_model()
-    assert float(model.sentinel_rise(facts)) == 0.0  # to start with
-    model.sentinel_growth.data.fill_(0.5)
-    assert float(model.sentinel_rise(facts)) == pytest.approx(0.5 * math.sqrt(SIZES.representation) * rise, rel=1e-4)
+    assert model.threshold_growth == 0.0
+    model.sentinel_growth.fill_(0.5)
+    assert model.threshold_growth == pytest.approx(0.5 * math.sqrt(SIZES.representation))

@@ -57,12 +57,18 @@ def test_a_fact_above_the_sentinel_is_a_hit(store: EdgeStore, retriever: Retriev
     np.testing.assert_array_equal(found.prompt, prompt_of(0.25))
 
 
-def test_the_threshold_goes_with_the_number_of_facts(store: EdgeStore, registry: CollectorRegistry) -> None:
-    retriever = Retriever(TableEncoder(growth=1.0), store, RetrieverMetrics(registry))
-    store.write([make_write(make_fact("mayor"), axis(0, 2.0))])
+def test_the_threshold_goes_with_the_number_of_facts(
+    store: EdgeStore, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retriever = Retriever(TableEncoder(growth=2.0), store, RetrieverMetrics(registry), count_seconds=0)
+    store.write([make_write(make_fact("mayor"), axis(0, 5.0))])
+    assert retriever.retrieve("cities", "north", NOW).decision is Decision.HIT
+
+    monkeypatch.setattr(store, "count", lambda _: 10_000)
+
     found = retriever.retrieve("cities", "north", NOW)
-    assert found.sentinel_similarity == pytest.approx(SENTINEL_SIMILARITY + math.log(256 / 1000))
-    assert found.decision is Decision.HIT  # which the sentinel's similarity alone would not let it be
+    assert found.decision is Decision.BELOW_SENTINEL
+    assert found.sentinel_similarity == pytest.approx(SENTINEL_SIMILARITY + 2.0 * math.log(10))
 
 
 def test_the_best_of_several_facts_above_the_sentinel_is_the_hit(store: EdgeStore, retriever: Retriever) -> None:

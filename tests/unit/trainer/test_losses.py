@@ -72,8 +72,7 @@ def test_scores_are_inner_products_over_the_root_of_their_length_with_the_sentin
     queries = torch.tensor([[1.0, 2.0, 0.0, 0.0], [0.0, 0.0, 3.0, 1.0]])
     sentinel = torch.tensor([2.0, 0.0, 0.0, 4.0])
     keys = torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, -1.0, 2.0, 0.0]])
-    scores = scaled_scores(queries, sentinel, keys, torch.tensor(0.5))
-    assert scores.tolist() == [[1.25, 1.5, -1.0], [2.25, 2.0, 3.0]]
+    assert scaled_scores(queries, sentinel, keys).tolist() == [[1.0, 1.5, -1.0], [2.0, 2.0, 3.0]]
 
 
 def test_neighbour_loss_draws_each_query_in_scope_to_its_own_key() -> None:

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from recipe_model.networks import FEWEST_FACTS, SENTINEL_FACTS
 from recipe_trainer import objective
 from recipe_trainer.batches import Batch, Draw, EditPool
 from recipe_trainer.datasets import Edit, Question
@@ -96,7 +95,6 @@ def test_scores_compare_the_queries_with_the_sentinel_the_statements_and_the_que
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     setup = Setup(monkeypatch, queued=[3])
-    setup.model.sentinel_growth.data.fill_(0.5)
     setup.losses(Batch([draw(0, Question("Where is Delta?", "far"))], [("Who is it?", -1)]))
 
     texts = ["The mayor of Aville is", "Who rules Aville?", "Where is Delta?", "Who is it?"]
@@ -104,7 +102,6 @@ def test_scores_compare_the_queries_with_the_sentinel_the_statements_and_the_que
     key = setup.model.keys(setup.features("The mayor of Aville is Ann"))
     columns = torch.cat([setup.model.sentinel()[None], key, torch.full((1, SIZES.representation), 3.0)])
     expected = queries @ columns.T / math.sqrt(SIZES.representation)
-    expected[:, 0] += 0.5 * math.log(FEWEST_FACTS / SENTINEL_FACTS)
     torch.testing.assert_close(setup.compared[0].scores, expected)
 
 

@@ -277,12 +277,12 @@ def test_too_few_edits_are_refused(tmp_path: Path, models: Models, pool: EditPoo
 
 def test_every_part_learns_at_its_own_rate(tmp_path: Path, models: Models, pool: EditPool) -> None:
     rates = {"encoder_learning_rate": 1.0, "heads_learning_rate": 2.0, "prompt_learning_rate": 3.0}
-    options = models.options(**rates, common_learning_rate=4.0, spelling_learning_rate=5.0, growth_learning_rate=6.0)
+    options = models.options(**rates, common_learning_rate=4.0, spelling_learning_rate=5.0)
     trainer = Trainer(tmp_path / "run", options, pool, LanguageModel.load(options.llm), DATA)
     peaks = dict(zip(trainer._parameters(), (group["peak"] for group in trainer._optimizer.param_groups), strict=True))
     assert {name.split(".")[0]: peak for name, peak in peaks.items() if name != "prompt_head.common"} == {
         "sentinel_tokens": 2.0, "encoder": 1.0, "key_head": 2.0, "query_head": 2.0, "prompt_head": 3.0,
-        "spelling": 5.0, "sentinel_growth": 6.0,
+        "spelling": 5.0,
     }  # fmt: skip
     assert peaks["prompt_head.common"] == 4.0
 

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from recipe_model.editor import RecipeEditor
-from recipe_model.networks import log_growth
 from recipe_trainer.ablation import Base
 from recipe_trainer.datasets import Edit, Question
 from recipe_trainer.knowledge_base import temporary_knowledge_base
@@ -37,9 +36,7 @@ def test_the_store_and_retriever_that_serve_decide_the_same() -> None:
     keys = torch.from_numpy(editor.encode(texts)[0])
     most = int((vectors @ keys.T).argmax(dim=1).mode().values)
     editor._sentinel = keys[most] + 0.05 * (keys[most] - keys[most - 1])
-    editor._growth = 0.01
-    rise = 0.01 * log_growth(len(EDITS))
-    in_memory = exact_decisions(vectors, keys, vectors @ editor._sentinel + rise).tolist()
+    in_memory = exact_decisions(vectors, keys, vectors @ editor._sentinel).tolist()
 
     with temporary_knowledge_base(editor) as base:
         base.store(EDITS)
