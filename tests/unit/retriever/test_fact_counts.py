@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -13,7 +15,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr(fact_counts.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr("recipe_retriever.fact_counts.time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 def write(store: EdgeStore, *names: str) -> None:
