@@ -185,7 +185,7 @@ class ClientStore(PointStore):
             response = self._client.query_points(
                 self._collection,
                 query=query.tolist(),
-                query_filter=_filter(where),
+                query_filter=None if where == Where() else _filter(where),
                 score_threshold=threshold,
                 limit=limit,
                 with_payload=_WITHOUT_PROMPT_DATA,

@@ -119,7 +119,7 @@ class EdgeStore(PointStore):
         request = edge.QueryRequest(
             limit=limit,
             query=edge.Query.Nearest(query.tolist()),
-            filter=_filter(where),
+            filter=None if where == Where() else _filter(where),
             score_threshold=threshold,
             with_payload=_WITHOUT_PROMPT_DATA,
             params=_RESCORED,

@@ -34,8 +34,8 @@ from recipe_store.validation import require_query, require_writable
 # Up to this many facts every key is compared in float32. Of more, the nearest by a copy of the keys in two bits per
 # number are candidates, and the best of so many candidates per fact that is wanted are compared in float32.
 SCANNED_FACTS: Final = 10_000
-CANDIDATES_PER_FACT: Final = 48.0
-SPARE: Final = 7  # facts that are looked at beyond those wanted, in case that some do not count
+CANDIDATES_PER_FACT: Final = 96.0
+SPARE: Final = 3  # facts that are looked at beyond those wanted, in case that some do not count
 
 
 @dataclass(frozen=True, slots=True)
