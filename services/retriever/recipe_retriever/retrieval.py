@@ -106,8 +106,8 @@ class Retriever:
     def decide(self, namespace: str, query: QueryVector, as_of: datetime) -> Retrieval:
         """Decide about one query among the facts of `namespace` that are valid at `as_of`.
 
-        The sentinel's score is the store's score threshold, so a miss transfers nothing, but for the sample of which
-        the margin is measured. Raises CorruptPromptError and StoreUnavailableError.
+        The threshold is the store's score threshold, so a miss transfers no fact of the namespace, but for the sample
+        of which the margin is measured. Raises CorruptPromptError and StoreUnavailableError.
         """
         threshold = query.threshold(self._counts.of(namespace))
         retrieval = self._hit(namespace, query, threshold, as_of) or self._miss(namespace, threshold)

@@ -71,10 +71,8 @@ class Trainer:
         self._llm.model.set_attn_implementation("eager")
         self._identities = (encoder.identity, self._llm.identity)
         self._model = RecipeModel(encoder.model, sizes)
-        self._encoder_parameters = {
-            name: value for name, value in encoder.model.named_parameters() if value.requires_grad
-        }
-        self._pretrained = {name: value.detach().clone() for name, value in self._encoder_parameters.items()}
+        trained = [value for value in encoder.model.parameters() if value.requires_grad]
+        self._pretrained = [(value, value.detach().clone()) for value in trained]
         self._max_tokens = min(MAX_TOKENS, encoder.max_tokens)
         if initial is None:
             self._start(encoder.tokenizer)
@@ -148,8 +146,8 @@ class Trainer:
         What pre-training knows of names that these data lack, other names of a subject above all, is else forgotten.
         """
         share = self._options.encoder_pull * self._options.encoder_learning_rate * self._rate()
-        for name, start in self._pretrained.items():
-            self._encoder_parameters[name].lerp_(start, share)
+        for value, start in self._pretrained:
+            value.lerp_(start, share)
 
     def _rate(self) -> float:
         """Linear warm-up, then a cosine down to zero at the last step; between 0 and 1."""
