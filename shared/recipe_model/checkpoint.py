@@ -21,9 +21,7 @@ from recipe_model.identity import ModelIdentity, fingerprint
 from recipe_model.networks import RecipeModel, RecipeSizes
 from recipe_model.pretrained import TextEncoder, WordEmbeddings
 
-FORMAT = "recipe-checkpoint/2"
-# Tensors that older checkpoints lack: what a model has instead leaves their decisions as they were.
-ADDED_TENSORS = {"sentinel_growth"}
+FORMAT = "recipe-checkpoint/3"
 DEFAULT_CHECKPOINT = (
     Path(__file__).parent / "checkpoints" / "smollm2-135m-instruct--all-minilm-l6-v2" / "recipe.safetensors"
 )
@@ -128,8 +126,7 @@ def load_tensors(model: RecipeModel, checkpoint: Checkpoint) -> None:
     """Copy a checkpoint's tensors into a model, in float32. Raises CheckpointError if they are not the model's."""
     expected = {name: tuple(value.shape) for name, value in trained_tensors(model).items()}
     found = {name: tuple(value.shape) for name, value in checkpoint.tensors.items()}
-    added = {name: shape for name, shape in expected.items() if name in ADDED_TENSORS}
-    if expected != added | found:
+    if expected != found:
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise CheckpointError(f"checkpoint: {checkpoint.path} has missing, unknown or misshapen tensors: {wrong[:5]}")
     model.load_state_dict({name: value.float() for name, value in checkpoint.tensors.items()}, strict=False)

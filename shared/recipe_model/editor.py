@@ -11,11 +11,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
+from recipe_common.knowledge_text import statement_text
 from recipe_model.checkpoint import build_model, read_checkpoint
 from recipe_model.networks import RecipeModel, sentinel_rise
 from recipe_model.onnx_encoder import on_onnx_runtime
 from recipe_model.pretrained import load_text_encoder, load_word_embeddings
 from recipe_model.prompt_words import PromptWords
+from recipe_model.tokenized_texts import tokenize
 
 Float32 = npt.NDArray[np.float32]
 Float16 = npt.NDArray[np.float16]
@@ -66,7 +68,9 @@ class QueryEncoder:
     def query(self, questions: Sequence[str]) -> list[QueryVector]:
         """Encode questions. Raises InvalidArgumentError for one that is longer than the encoder can read."""
         with torch.inference_mode():
-            queries = self._model.queries(self._features(questions, "query"))
+            # An arrow in a question is no mark, as one that a publisher wrote is none.
+            texts = [statement_text(question) for question in questions]
+            queries = self._model.queries(self._features(texts, "query"))
             scores = queries @ self._sentinel  # [b]
         return [
             QueryVector(vector, float(score), self._growth)
@@ -82,8 +86,8 @@ class QueryEncoder:
         self._model.encoder = on_onnx_runtime(self._model.encoder)  # type: ignore[assignment]
 
     def _features(self, texts: Sequence[str], field: str) -> Tensor:
-        tokens = self._tokenizer(list(texts), padding=True, return_tensors="pt")
-        if (length := tokens["input_ids"].shape[1]) > self._max_tokens:
+        tokens = tokenize(self._tokenizer, texts)
+        if (length := tokens.input_ids.shape[1]) > self._max_tokens:
             raise InvalidArgumentError(
                 [
                     FieldViolation(
@@ -92,7 +96,7 @@ class QueryEncoder:
                     )
                 ]
             )
-        return self._model.features(tokens["input_ids"], tokens["attention_mask"], texts)
+        return self._model.features(tokens)
 
 
 class RecipeEditor(QueryEncoder):

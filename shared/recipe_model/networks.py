@@ -1,6 +1,7 @@
 """The trainable networks of RECIPE (arXiv 2405.03279, section 3), named and shaped as in the paper.
 
     f(t)    = pool(f_rm(t)) ++ s(t)     features, s the spelling (see spelling.py)             [3h + g]
+                                        both of the question in t: see tokenized_texts.py
     r_k     = MLP_K(f(k))               knowledge representation, the key that is searched     [R]
     r~_q    = MLP_Q(f(q))               query representation                                   [R]
     p_k     = w_k + MLP_P(r_k)          continuous prompt in the LLM's embedding space         [l, d]
@@ -11,7 +12,6 @@ ln+ being 0 below 1. The last term is not the paper's: the best of n wrong keys 
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,6 +21,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from recipe_model.spelling import Spelling
+from recipe_model.tokenized_texts import TokenizedTexts
 
 OWN_PART = 0.1  # of the words' scale: what a step of the optimiser moves MLP_P's part by, against the words
 SPELLED_PART = 0.7  # of the pooled features' spread: what the spelling's are given to start with
@@ -131,11 +132,14 @@ class RecipeModel(nn.Module):
         self.sentinel_tokens = nn.Parameter(self._random_words(sizes.sentinel_tokens))
         self.register_buffer("sentinel_growth", torch.zeros(()))  # b
 
-    def features(self, input_ids: Tensor, attention_mask: Tensor, texts: Sequence[str]) -> Tensor:
-        """f(.): texts, with their token ids and mask [b, t], to features [b, 3h + g]."""
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        pooled = pool(hidden.float(), attention_mask)
-        return pooled if self.spelling is None else torch.cat([pooled, self.spelling(texts)], dim=-1)
+    def features(self, texts: TokenizedTexts) -> Tensor:
+        """f(.): texts to features [b, 3h + g].
+
+        A marked answer is read by the encoder, but is in neither the pooling nor the spelling: no question holds it.
+        """
+        hidden = self.encoder(input_ids=texts.input_ids, attention_mask=texts.attention_mask).last_hidden_state
+        pooled = pool(hidden.float(), texts.question_mask)
+        return pooled if self.spelling is None else torch.cat([pooled, self.spelling(texts.questions)], dim=-1)
 
     def keys(self, features: Tensor) -> Tensor:
         """r_k: features [b, 3h + g] of knowledge statements to keys [b, R]."""

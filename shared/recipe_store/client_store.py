@@ -179,13 +179,13 @@ class ClientStore(PointStore):
                 return found
 
     def _nearest(
-        self, query: NDArray[np.float32], where: Where, threshold: float | None, limit: int
+        self, query: NDArray[np.float32], where: Where | None, threshold: float | None, limit: int
     ) -> list[tuple[float, Payload]]:
         with self._calling():
             response = self._client.query_points(
                 self._collection,
                 query=query.tolist(),
-                query_filter=None if where == Where() else _filter(where),
+                query_filter=None if where is None else _filter(where),
                 score_threshold=threshold,
                 limit=limit,
                 with_payload=_WITHOUT_PROMPT_DATA,

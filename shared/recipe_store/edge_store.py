@@ -114,12 +114,12 @@ class EdgeStore(PointStore):
                 return found
 
     def _nearest(
-        self, query: NDArray[np.float32], where: Where, threshold: float | None, limit: int
+        self, query: NDArray[np.float32], where: Where | None, threshold: float | None, limit: int
     ) -> list[tuple[float, Payload]]:
         request = edge.QueryRequest(
             limit=limit,
             query=edge.Query.Nearest(query.tolist()),
-            filter=None if where == Where() else _filter(where),
+            filter=None if where is None else _filter(where),
             score_threshold=threshold,
             with_payload=_WITHOUT_PROMPT_DATA,
             params=_RESCORED,

@@ -34,8 +34,7 @@ from recipe_store.validation import require_query, require_writable
 # Up to this many facts every key is compared in float32. Of more, the nearest by a copy of the keys in two bits per
 # number are candidates, and the best of so many candidates per fact that is wanted are compared in float32.
 SCANNED_FACTS: Final = 10_000
-CANDIDATES_PER_FACT: Final = 96.0
-SPARE: Final = 3  # facts that are looked at beyond those wanted, in case that some do not count
+CANDIDATES_PER_FACT: Final = 384.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +112,13 @@ class PointStore(ABC):
         require_query(query, limit, self._schema)
         where = live(namespace) if as_of is None else live_at(namespace, epoch_microseconds(as_of, "as_of"))
         threshold = None if score_threshold is None else float(np.float32(score_threshold))
-        # Among 100,000 facts a condition costs a backend as much as the comparison of keys. Few facts are above the
-        # threshold, and few are retracted or not valid, so first the nearest are taken whatever they are.
-        wanted = limit + SPARE
-        found = self._nearest(query, Where(), threshold, wanted)
+        # Among 100,000 facts a condition costs a backend as much as the comparison of keys, and every fact that is
+        # found the reading of its payload. The nearest mostly count, so first they are taken whatever they are.
+        found = self._nearest(query, None, threshold, limit)
         matches = _matches(found, namespace, threshold, as_of)
-        if len(matches) < limit and len(found) == wanted:  # there may be more behind those that do not count
+        if len(matches) < limit and len(found) == limit:  # there may be more behind those that do not count
             matches = _matches(self._nearest(query, where, threshold, limit), namespace, threshold, as_of)
-        return matches[:limit]
+        return matches
 
     def prompt(self, match: Match) -> Prompt | None:
         """See `KnowledgeStore.prompt`."""
@@ -181,7 +179,7 @@ class PointStore(ABC):
 
     @abstractmethod
     def _nearest(
-        self, query: NDArray[np.float32], where: Where, threshold: float | None, limit: int
+        self, query: NDArray[np.float32], where: Where | None, threshold: float | None, limit: int
     ) -> Sequence[tuple[float, Payload]]:
         """Scores in float32 and payloads, best first, of points at or above the threshold; of a prompt its digest."""
 

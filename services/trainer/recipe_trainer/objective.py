@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from recipe_model.language_model import LanguageModel
 from recipe_model.networks import RecipeModel
 from recipe_model.prompt_words import PromptWords
+from recipe_model.tokenized_texts import tokenize
 from recipe_trainer.batches import Batch, Draw, EditPool, by_length, original_order, with_typos
 from recipe_trainer.key_queue import KeyQueue
 from recipe_trainer.losses import (
@@ -32,6 +33,7 @@ from recipe_trainer.teacher_forcing import (
 )
 
 FILL_GROUP = 500  # edits whose keys enter the queue together before the first step
+SETTLING_DRAWS = 8  # batches whose keys MLP_P's statistics are taken over
 ENCODER_GROUP = 48  # texts that go through the encoder together
 ENCODER_TOKENS = 1_200  # of them, with padding
 
@@ -80,6 +82,18 @@ class Objective:
             keys = self._model.keys(self.features([self._pool.edits[index].knowledge for index in group]))
             self._queue.push(keys, torch.tensor(group))
 
+    @torch.no_grad()
+    def settle_prompts(self, random_: random.Random) -> None:
+        """Take MLP_P's statistics over keys as the networks make them now, as a prompt at inference needs them.
+
+        Running ones trail the keys, which move as long as the encoder learns: by four standard deviations, it was seen.
+        """
+        draws = [draw for _ in range(SETTLING_DRAWS) for draw in self._pool.draw(random_, self._options.mixture).draws]
+        keys = self._model.keys(self.features([draw.knowledge for draw in draws]))
+        statistics = self._model.prompt_head.standardise
+        statistics.get_buffer("running_mean").copy_(keys.mean(dim=0))
+        statistics.get_buffer("running_var").copy_(keys.var(dim=0))
+
     def losses(self, batch: Batch, random_: random.Random, *, with_llm: bool) -> dict[str, Tensor]:
         """The loss parts of a batch, by name, those of the LLM if wanted; keys of the batch enter the queue."""
         encoded = self._encode(batch, random_)
@@ -121,9 +135,8 @@ class Objective:
         # Around all groups, as it keeps the weights that it has cast.
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._autocast):
             for group in groups:
-                tokens = self._tokenizer.pad({"input_ids": [ids[row] for row in group]}, return_tensors="pt")
-                group_texts = [texts[row] for row in group]
-                features.append(self._model.features(tokens["input_ids"], tokens["attention_mask"], group_texts))
+                tokens = tokenize(self._tokenizer, [texts[row] for row in group], self._max_tokens)
+                features.append(self._model.features(tokens))
         return torch.cat(features)[original_order(groups)]
 
     def _contrast(self, batch: Batch, encoded: Encoded, random_: random.Random) -> ContrastBatch:

@@ -18,6 +18,7 @@ from recipe_model.language_model import LanguageModel
 from recipe_model.networks import RecipeModel, RecipeSizes
 from recipe_model.pretrained import load_text_encoder
 from recipe_model.prompt_words import PromptWords
+from recipe_model.tokenized_texts import tokenize
 from recipe_trainer.batches import EditPool
 from recipe_trainer.datasets import Edit
 from recipe_trainer.key_queue import KeyQueue
@@ -178,11 +179,9 @@ class Trainer:
     def _start(self, tokenizer: Any) -> None:  # noqa: ANN401 (transformers' tokenizer)
         """Initial heads, from what statements look like to the encoder and the scale of the LLM's words."""
         statements = [edit.knowledge for edit in self._pool.edits[:STARTING_EDITS]]
-        tokens = tokenizer(statements, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt")
         if self._model.spelling is not None:
             self._model.spelling.start(edit.prompt for edit in self._pool.edits)
-        features = self._model.features(tokens["input_ids"], tokens["attention_mask"], statements)
-        self._model.start_heads(features)
+        self._model.start_heads(self._model.features(tokenize(tokenizer, statements, self._max_tokens)))
         self._model.start_prompts(float(self._llm.words().square().mean().sqrt()))
 
     def _dev_figures(self) -> dict[str, float]:
@@ -231,6 +230,7 @@ class Trainer:
         file.write_text(json.dumps(mine, indent=1))
 
     def _save(self) -> None:
+        self._objective.settle_prompts(random.Random(f"{self._options.seed}/{self._step}"))  # noqa: S311 (no secret)
         state = {f"model.{name}": value.detach() for name, value in trained_tensors(self._model).items()}
         names = {id(value): name for name, value in self._parameters().items()}
         for parameter, slots in self._optimizer.state.items():

@@ -15,7 +15,7 @@ from recipe_common.errors import InvalidArgumentError
 from recipe_store import CorruptPromptError, FactWrite, LogPosition
 from recipe_store.filters import in_namespace
 from recipe_store.payload import point_id, to_payload
-from recipe_store.point_store import SPARE, PointStore
+from recipe_store.point_store import PointStore
 from recipe_store.prompt_codec import encode_prompt
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
@@ -215,14 +215,14 @@ def test_facts_that_are_not_valid_take_no_valid_facts_place(store: PointStore, n
 
 
 def test_many_facts_that_are_not_valid_hide_no_valid_one(store: PointStore, namespace: str) -> None:
-    facts = [make_fact(namespace, str(number), 1, number, valid_until=NOW) for number in range(2 * SPARE + 2)]
+    facts = [make_fact(namespace, str(number), 1, number, valid_until=NOW) for number in range(8)]
     store.write([make_write(fact, axis(0, 4.0)) for fact in facts])
     store.write([make_write(make_fact(namespace, "valid", 1, 99), axis(0, 2.0))])
     assert found(store, namespace, limit=1) == ["valid"]
 
 
 def test_many_facts_of_another_namespace_hide_none(store: PointStore, namespace: str) -> None:
-    others = [make_fact(f"{namespace}-other", str(number), 1, number) for number in range(2 * SPARE + 2)]
+    others = [make_fact(f"{namespace}-other", str(number), 1, number) for number in range(8)]
     store.write([make_write(fact, axis(0, 4.0)) for fact in others])
     store.write([make_write(make_fact(namespace, "own", 1, 99), axis(0, 2.0))])
     assert found(store, namespace, limit=1) == ["own"]

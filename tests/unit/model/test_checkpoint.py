@@ -69,18 +69,6 @@ def test_a_built_model_computes_what_the_saved_one_did(path: Path) -> None:
     assert torch.equal(built.sentinel(), model.sentinel())
 
 
-def test_a_sentinel_of_an_older_checkpoint_does_not_rise(path: Path) -> None:
-    model = make_recipe_model()
-    save_checkpoint(path, model, checkpoint_config())
-    checkpoint = read_checkpoint(path)
-    older = {name: value for name, value in checkpoint.tensors.items() if name != "sentinel_growth"}
-
-    built = build_model(replace(checkpoint, tensors=older), make_text_encoder())
-
-    assert older.keys() < checkpoint.tensors.keys()
-    assert built.threshold_growth == 0.0
-
-
 def test_the_encoders_word_embeddings_are_not_in_a_checkpoint(path: Path) -> None:
     model = make_recipe_model()
     save_checkpoint(path, model, checkpoint_config())

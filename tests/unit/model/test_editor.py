@@ -11,6 +11,7 @@ from recipe_model.editor import QueryEncoder, RecipeEditor
 from recipe_model.errors import CheckpointError
 from recipe_model.networks import RecipeModel, sentinel_rise
 from recipe_model.pretrained import load_text_encoder
+from recipe_model.tokenized_texts import tokenize
 from tiny_models import (
     LLM_HIDDEN,
     SIZES,
@@ -38,8 +39,7 @@ def editor(model: RecipeModel) -> RecipeEditor:
 
 
 def features_of(model: RecipeModel, text: str) -> torch.Tensor:
-    tokens = byte_tokenizer(marked=True)([text], return_tensors="pt")
-    return model.features(tokens["input_ids"], tokens["attention_mask"], [text])
+    return model.features(tokenize(byte_tokenizer(marked=True), [text]))
 
 
 def test_an_editor_says_what_it_makes(editor: RecipeEditor) -> None:
@@ -159,3 +159,10 @@ def test_an_editor_is_not_loaded_with_another_encoder(tmp_path: Path) -> None:
     folder = save_encoder(tmp_path / "encoder", seed=1)
     with pytest.raises(CheckpointError, match="was trained for the text encoder tiny-encoder, not for"):
         RecipeEditor.load(tmp_path / "recipe.safetensors", folder)
+
+
+def test_an_arrow_in_a_question_marks_no_answer(editor: RecipeEditor) -> None:
+    arrow, written, start = editor.query(["Who → rules Aville?", "Who -> rules Aville?", "Who"])
+
+    np.testing.assert_array_equal(arrow.vector, written.vector)
+    assert not np.array_equal(arrow.vector, start.vector)

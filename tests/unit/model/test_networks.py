@@ -17,6 +17,7 @@ from recipe_model.networks import (
     pool,
     sentinel_rise,
 )
+from recipe_model.tokenized_texts import TokenizedTexts, tokenize
 from tiny_models import SIZES, byte_tokenizer, make_bert, make_recipe_model, make_roberta
 
 
@@ -27,9 +28,8 @@ def set_linear(layer: nn.Linear, weight: list[list[float]], bias: list[float] | 
             layer.bias.copy_(torch.tensor(bias))
 
 
-def read(*texts: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    tokens = byte_tokenizer(marked=True)(list(texts), padding=True, return_tensors="pt")
-    return tokens["input_ids"], tokens["attention_mask"], texts
+def read(*texts: str) -> TokenizedTexts:
+    return tokenize(byte_tokenizer(marked=True), texts)
 
 
 def test_representation_head_is_x_plus_relu_of_a_linear_map_of_x() -> None:
@@ -96,8 +96,8 @@ def test_pool_does_not_see_what_stands_in_padding(padding: float) -> None:
 def test_features_of_a_text_are_the_same_alone_and_padded() -> None:
     model = make_recipe_model()
 
-    alone = model.features(*read("short"))
-    padded = model.features(*read("short", "a very much longer text"))
+    alone = model.features(read("short"))
+    padded = model.features(read("short", "a very much longer text"))
 
     torch.testing.assert_close(padded[0], alone[0])
 

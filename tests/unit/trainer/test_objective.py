@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recipe_model.tokenized_texts import tokenize
 from recipe_trainer import objective
 from recipe_trainer.batches import Batch, Draw, EditPool
 from recipe_trainer.datasets import Edit, Question
@@ -66,8 +67,7 @@ class Setup:
         )
 
     def features(self, text: str) -> Tensor:
-        tokens = byte_tokenizer(marked=True)([text], return_tensors="pt")
-        return self.model.features(tokens["input_ids"], tokens["attention_mask"], [text])
+        return self.model.features(tokenize(byte_tokenizer(marked=True), [text]))
 
     def losses(self, batch: Batch, *, with_llm: bool = True) -> dict[str, Tensor]:
         return self.tested.losses(batch, random.Random(0), with_llm=with_llm)
@@ -247,3 +247,15 @@ def test_the_queue_is_filled_with_keys_of_all_edits_if_they_are_few(monkeypatch:
         if index >= 0:
             expected = setup.model.keys(setup.features(EDITS[index].knowledge))[0]
             torch.testing.assert_close(key, expected)
+
+
+def test_settled_prompts_are_standardised_by_keys_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = Setup(monkeypatch, contrast_edits=len(EDITS), swapped_answers=0.0, unmarked=0.0, versions=0)
+    statistics = setup.model.prompt_head.standardise
+    statistics.get_buffer("running_mean").fill_(7.0)
+
+    setup.tested.settle_prompts(random.Random(0))
+
+    keys = setup.model.keys(torch.cat([setup.features(edit.knowledge) for edit in EDITS]))
+    torch.testing.assert_close(statistics.get_buffer("running_mean"), keys.mean(dim=0))
+    torch.testing.assert_close(statistics.get_buffer("running_var"), keys.var(dim=0, correction=0), rtol=0.05, atol=0)

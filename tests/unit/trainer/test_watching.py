@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from recipe_model.editor import RecipeEditor
+from recipe_model.tokenized_texts import tokenize
 from recipe_trainer.ablation import Base
 from recipe_trainer.datasets import Edit, Question
 from recipe_trainer.knowledge_base import temporary_knowledge_base
@@ -29,8 +30,7 @@ def test_the_store_and_retriever_that_serve_decide_the_same() -> None:
     editor = RecipeEditor(model, byte_tokenizer(marked=True), 128, "recipe-test", make_prompt_words())
     # Untrained heads do not tell texts apart; these do. The sentinel lies beyond the key that is hit most.
     texts = [edit.knowledge for edit in EDITS]
-    tokens = byte_tokenizer(marked=True)(texts, padding=True, return_tensors="pt")
-    model.start_heads(model.features(tokens["input_ids"], tokens["attention_mask"], texts))
+    model.start_heads(model.features(tokenize(byte_tokenizer(marked=True), texts)))
     questions = [text for edit in EDITS for text in (edit.prompt, *edit.paraphrases, edit.unrelated[0].text)]
     vectors = torch.from_numpy(np.stack([query.vector for query in editor.query(questions)]))
     keys = torch.from_numpy(editor.encode(texts)[0])
@@ -56,8 +56,7 @@ def test_figures_are_percentages_over_all_edits_and_leave_training_on() -> None:
     model.encoder.train(False)  # as without dropout
 
     def features(texts: Sequence[str]) -> Tensor:
-        tokens = byte_tokenizer(marked=True)(list(texts), padding=True, return_tensors="pt")
-        return model.features(tokens["input_ids"], tokens["attention_mask"], texts)
+        return model.features(tokenize(byte_tokenizer(marked=True), texts))
 
     figures = Watch(EDITS, model, llm, features, make_prompt_words()).figures()
 
@@ -73,8 +72,7 @@ def test_figures_that_nothing_is_asked_for_are_left_out() -> None:
     model = make_recipe_model()
 
     def features(texts: Sequence[str]) -> Tensor:
-        tokens = byte_tokenizer(marked=True)(list(texts), padding=True, return_tensors="pt")
-        return model.features(tokens["input_ids"], tokens["attention_mask"], texts)
+        return model.features(tokenize(byte_tokenizer(marked=True), texts))
 
     bare = [Edit("The mayor of Aville is", "Ann")]
     figures = Watch(bare, model, make_language_model(), features, make_prompt_words()).figures()
