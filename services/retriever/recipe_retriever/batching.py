@@ -3,9 +3,9 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from recipe_common.errors import InvalidArgumentError
@@ -24,6 +24,7 @@ Encode = Callable[[Sequence[str]], list[QueryVector]]
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
+    field_name: str  # of the request
     text: str
     deadline: Deadline
     vector: "asyncio.Future[QueryVector]"
@@ -45,10 +46,13 @@ class QueryBatches:
         self._waiting: deque[_Waiting] = deque()
         self._worker: asyncio.Task[None] | None = None
 
-    async def encode(self, texts: Sequence[str], deadline: Deadline) -> list[QueryVector]:
-        """The vectors of texts. Raises InvalidArgumentError for one that is too long, and DeadlineExceededError."""
+    async def encode(self, texts: Mapping[str, str], deadline: Deadline) -> list[QueryVector]:
+        """The vectors of texts, each under the field of the request that holds it.
+
+        Raises InvalidArgumentError, with that field, for one that is too long, and DeadlineExceededError.
+        """
         loop = asyncio.get_running_loop()
-        waiting = [_Waiting(text, deadline, loop.create_future()) for text in texts]
+        waiting = [_Waiting(field, text, deadline, loop.create_future()) for field, text in texts.items()]
         self._waiting.extend(waiting)
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
@@ -92,7 +96,10 @@ class QueryBatches:
         for each, result in zip(batch, results, strict=True):
             if each.vector.done():
                 continue
-            if isinstance(result, Exception):
+            if isinstance(result, InvalidArgumentError):
+                named = [replace(violation, field=each.field_name) for violation in result.violations]
+                each.vector.set_exception(InvalidArgumentError(named))
+            elif isinstance(result, Exception):
                 each.vector.set_exception(result)
             else:
                 each.vector.set_result(result)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextvars import copy_context
 from datetime import datetime
@@ -57,7 +57,7 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
 
     async def Retrieve(self, request: pb.RetrieveRequest, context: Context) -> pb.RetrieveResponse:  # noqa: N802
         query = require_text("query", request.query)
-        (response,) = await self._retrieve(request, [query], context)
+        (response,) = await self._retrieve(request, {"query": query}, context)
         return response
 
     async def RetrieveBatch(  # noqa: N802
@@ -67,7 +67,8 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
             raise InvalidArgumentError(
                 [FieldViolation("queries", f"must be 1 to {MAX_QUERIES} queries, are {len(request.queries)}")]
             )
-        queries = [require_text(f"queries[{place}]", query) for place, query in enumerate(request.queries)]
+        named = {f"queries[{place}]": query for place, query in enumerate(request.queries)}
+        queries = {field: require_text(field, query) for field, query in named.items()}
         return pb.RetrieveBatchResponse(responses=await self._retrieve(request, queries, context))
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:  # noqa: N802
@@ -78,7 +79,7 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
         limit = request.limit or DEFAULT_EXPLAINED
         deadline = Deadline.in_seconds(context.time_remaining())
         with self._admission.admit():
-            (vector,) = await self._batches.encode([query], deadline)
+            (vector,) = await self._batches.encode({"query": query}, deadline)
             found = await self._run(lambda: explain(self._retriever.store, namespace, vector, as_of, limit), deadline)
         return explain_response(found, self._retriever.model_version)
 
@@ -118,7 +119,7 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
         return pb.ListFactsResponse(facts=shown, next_page_token=token)
 
     async def _retrieve(
-        self, request: pb.RetrieveRequest | pb.RetrieveBatchRequest, queries: Sequence[str], context: Context
+        self, request: pb.RetrieveRequest | pb.RetrieveBatchRequest, queries: Mapping[str, str], context: Context
     ) -> list[pb.RetrieveResponse]:
         namespace, as_of = check_namespace(request.namespace), _as_of(request)
         wanted = _position(request.min_position) if request.HasField("min_position") else None

@@ -168,6 +168,7 @@ def test_a_query_may_ask_about_another_time(store: EdgeStore) -> None:
         ("Retrieve", pb.RetrieveRequest(query=" \n"), ("query", "must not be empty")),
         ("Retrieve", pb.RetrieveRequest(query="x" * 32_001), ("query", "must have at most 32000 characters")),
         ("Retrieve", pb.RetrieveRequest(query="too long"), ("query", "is 999 tokens long")),
+        ("RetrieveBatch", pb.RetrieveBatchRequest(queries=["north", "too long"]), ("queries[1]", "is 999 tokens long")),
         (
             "Retrieve",
             pb.RetrieveRequest(query="q", as_of=Timestamp(seconds=-(10**12))),
