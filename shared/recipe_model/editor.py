@@ -47,7 +47,7 @@ class QueryEncoder:
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
         with torch.inference_mode():
-            self._sentinel = model.sentinel()
+            self._sentinel = model.sentinel() - model.key_center
             self._growth = model.threshold_growth
 
     @classmethod
@@ -143,4 +143,5 @@ class RecipeEditor(QueryEncoder):
         with torch.inference_mode():
             keys = self._model.keys(self._features(texts, "statement"))
             prompts = self._model.prompts(keys, self._prompt_words(texts))
-        return keys.numpy(), prompts.to(torch.float16).numpy()
+            centered = keys - self._model.key_center
+        return centered.numpy(), prompts.to(torch.float16).numpy()

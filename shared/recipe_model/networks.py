@@ -162,6 +162,14 @@ class RecipeModel(nn.Module):
         return self.keys(functional.pad(pooled, (0, self.sizes.spelling))).squeeze(0)
 
     @property
+    def key_center(self) -> Tensor:
+        """The mean key [R], which all keys, and the sentinel, are close to against their length.
+
+        To take it from both leaves every decision as it is, and what is stored is a tenth as long.
+        """
+        return self.prompt_head.standardise.get_buffer("running_mean")
+
+    @property
     def threshold_growth(self) -> float:
         """b sqrt(R), by which the threshold rises for each `sentinel_rise`."""
         return float(self.sentinel_growth) * float(self.sizes.representation**0.5)

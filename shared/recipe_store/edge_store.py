@@ -60,9 +60,8 @@ def open_edge_store(path: Path, model_version: str, key_size: int, prompt_shape:
 class EdgeStore(PointStore):
     """A `KnowledgeStore` on two qdrant-edge shards: the facts, and what they superseded.
 
-    A shard takes its own locks, so threads may read while one writes. What `index` has not seen is compared fact by
-    fact; nothing else calls `optimize`, because an upsert reuses the place of the point that it replaces and leaves
-    nothing to clean up.
+    A shard takes its own locks, so threads may read while one writes. Nothing but `index` calls `optimize`, because an
+    upsert reuses the place of the point that it replaces and leaves nothing to clean up.
     """
 
     def __init__(self, facts: "_Shard", history: "_Shard", path: Path, schema: StoreSchema) -> None:

@@ -31,10 +31,10 @@ from recipe_store.schema import StoreSchema
 from recipe_store.store import FactPage, Facts, Matches, Prompt
 from recipe_store.validation import require_query, require_writable
 
-# Up to this many facts every key is compared in float32. Of more, the nearest by a copy of the keys in two bits per
-# number are candidates, and the best of so many candidates per fact that is wanted are compared in float32.
+# The nearest by a copy of the keys in two bits per number are candidates, so many for each fact that is wanted, and
+# these are compared in float32. Of more facts than SCANNED_FACTS the copy is made anew, by what the keys look like.
 SCANNED_FACTS: Final = 10_000
-CANDIDATES_PER_FACT: Final = 384.0
+CANDIDATES_PER_FACT: Final = 128.0
 
 
 @dataclass(frozen=True, slots=True)
