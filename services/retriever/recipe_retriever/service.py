@@ -67,8 +67,9 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
             raise InvalidArgumentError(
                 [FieldViolation("queries", f"must be 1 to {MAX_QUERIES} queries, are {len(request.queries)}")]
             )
-        named = {f"queries[{place}]": query for place, query in enumerate(request.queries)}
-        queries = {field: require_text(field, query) for field, query in named.items()}
+        queries = {
+            (field := f"queries[{place}]"): require_text(field, query) for place, query in enumerate(request.queries)
+        }
         return pb.RetrieveBatchResponse(responses=await self._retrieve(request, queries, context))
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:  # noqa: N802
