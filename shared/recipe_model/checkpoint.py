@@ -21,7 +21,8 @@ from recipe_model.identity import ModelIdentity, fingerprint
 from recipe_model.networks import RecipeModel, RecipeSizes
 from recipe_model.pretrained import TextEncoder, WordEmbeddings
 
-FORMAT = "recipe-checkpoint/3"
+FORMAT = "recipe-checkpoint/4"
+KEY_AXES = "key_axes"
 DEFAULT_CHECKPOINT = (
     Path(__file__).parent / "checkpoints" / "smollm2-135m-instruct--all-minilm-l6-v2" / "recipe.safetensors"
 )
@@ -78,7 +79,7 @@ class Checkpoint:
 
 def save_checkpoint(path: Path, model: RecipeModel, config: CheckpointConfig) -> str:
     """Write the trained tensors, matrices in half precision, atomically; returns the model version."""
-    tensors = {name: _stored(value) for name, value in trained_tensors(model).items()}
+    tensors = {name: _stored(name, value) for name, value in trained_tensors(model).items()}
     text = config.to_json()
     version = _version(text, tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,13 +145,16 @@ def trained_tensors(model: RecipeModel) -> dict[str, Tensor]:
         for name, value in module.named_buffers()
         if value.is_floating_point()  # not the count of batches that the statistics were taken over
     }
-    return parameters | constants | {"sentinel_growth": model.sentinel_growth}
+    return parameters | constants | {"sentinel_growth": model.sentinel_growth, KEY_AXES: model.key_axes}
 
 
-def _stored(value: Tensor) -> Tensor:
-    """Matrices in half precision; the few vectors keep theirs, as variances can exceed its range."""
+def _stored(name: str, value: Tensor) -> Tensor:
+    """Matrices in half precision; the few vectors keep theirs, as variances can exceed its range.
+
+    The axes keep theirs too: rounded they are orthonormal no more, and inner products would change.
+    """
     value = value.detach().contiguous()
-    return value.to(torch.float16) if value.ndim > 1 else value.clone()
+    return value.to(torch.float16) if value.ndim > 1 and name != KEY_AXES else value.clone()
 
 
 def _require(checkpoint: Checkpoint, kind: str, wanted: ModelIdentity, given: ModelIdentity) -> None:

@@ -27,8 +27,8 @@ Float16 = npt.NDArray[np.float16]
 class QueryVector:
     """A question as retrieval sees it."""
 
-    vector: Float32  # r~_q [R]
-    sentinel_similarity: float  # r~_q . r_Theta
+    vector: Float32  # r~_q [R], along the axes of the stored keys
+    sentinel_similarity: float  # r~_q . r_Theta, r_Theta taken as keys are stored
     sentinel_growth: float = 0.0  # b sqrt(R)
 
     def threshold(self, facts: int) -> float:
@@ -47,7 +47,7 @@ class QueryEncoder:
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
         with torch.inference_mode():
-            self._sentinel = model.sentinel() - model.key_center
+            self._sentinel = model.stored_keys(model.sentinel())
             self._growth = model.threshold_growth
 
     @classmethod
@@ -70,7 +70,7 @@ class QueryEncoder:
         with torch.inference_mode():
             # An arrow in a question is no mark, as one that a publisher wrote is none.
             texts = [statement_text(question) for question in questions]
-            queries = self._model.queries(self._features(texts, "query"))
+            queries = self._model.searching_queries(self._model.queries(self._features(texts, "query")))
             scores = queries @ self._sentinel  # [b]
         return [
             QueryVector(vector, float(score), self._growth)
@@ -143,5 +143,5 @@ class RecipeEditor(QueryEncoder):
         with torch.inference_mode():
             keys = self._model.keys(self._features(texts, "statement"))
             prompts = self._model.prompts(keys, self._prompt_words(texts))
-            centered = keys - self._model.key_center
-        return centered.numpy(), prompts.to(torch.float16).numpy()
+            stored = self._model.stored_keys(keys)
+        return stored.numpy(), prompts.to(torch.float16).numpy()

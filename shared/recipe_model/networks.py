@@ -9,6 +9,7 @@
 
 Among n facts a query hits j = argmax_j r~_q . r_kj exactly when r~_q . r_kj > r~_q . r_Theta + b sqrt(R) ln+(n / 1000),
 ln+ being 0 below 1. The last term is not the paper's: the best of n wrong keys grows with n, and the sentinel with it.
+What is stored and searched are keys and queries along other axes (`stored_keys`), which leaves the margins as they are.
 """
 
 import math
@@ -114,11 +115,13 @@ def sentinel_rise(facts: int) -> float:
 class RecipeModel(nn.Module):
     """All that RECIPE trains: the text encoder f_rm, its three heads and the sentinel's pseudo-tokens Theta.
 
-    The sentinel's growth b is given, not trained. The encoder's word embeddings stay frozen: a checkpoint then holds
-    only what training changed, and words that training never saw keep the place pre-training gave them.
+    The sentinel's growth b is given, not trained, and the axes are taken from keys. The encoder's word embeddings stay
+    frozen: a checkpoint then holds only what training changed, and words that training never saw keep the place
+    pre-training gave them.
     """
 
     sentinel_growth: Tensor
+    key_axes: Tensor
 
     def __init__(self, encoder: PreTrainedModel, sizes: RecipeSizes) -> None:
         super().__init__()
@@ -131,6 +134,7 @@ class RecipeModel(nn.Module):
         self.prompt_head = PromptHead(sizes)
         self.sentinel_tokens = nn.Parameter(self._random_words(sizes.sentinel_tokens))
         self.register_buffer("sentinel_growth", torch.zeros(()))  # b
+        self.register_buffer("key_axes", torch.eye(sizes.representation))
 
     def features(self, texts: TokenizedTexts) -> Tensor:
         """f(.): texts to features [b, 3h + g].
@@ -161,6 +165,14 @@ class RecipeModel(nn.Module):
         pooled = pool(hidden.float(), mask)
         return self.keys(functional.pad(pooled, (0, self.sizes.spelling))).squeeze(0)
 
+    def stored_keys(self, keys: Tensor) -> Tensor:
+        """What is stored of keys r_k [b, R], and compared of the sentinel: without the mean key, along `key_axes`."""
+        return (keys - self.key_center) @ self.key_axes
+
+    def searching_queries(self, queries: Tensor) -> Tensor:
+        """Query representations r~_q [b, R] along `key_axes`: the inner products with what is stored of keys."""
+        return queries @ self.key_axes
+
     @property
     def key_center(self) -> Tensor:
         """The mean key [R], which all keys, and the sentinel, are close to against their length.
@@ -173,6 +185,21 @@ class RecipeModel(nn.Module):
     def threshold_growth(self) -> float:
         """b sqrt(R), by which the threshold rises for each `sentinel_rise`."""
         return float(self.sentinel_growth) * float(self.sizes.representation**0.5)
+
+    def settle_keys(self, keys: Tensor) -> None:
+        """Take the statistics of MLP_P and the axes over typical keys r_k [n, R].
+
+        The axes are the principal ones of the keys, columns of `key_axes`, that of the largest variance first. As they
+        are orthonormal, no inner product changes, and the first numbers of a stored key tell most of it.
+        """
+        with torch.no_grad():
+            mean = keys.mean(dim=0)
+            statistics = self.prompt_head.standardise
+            statistics.get_buffer("running_mean").copy_(mean)
+            statistics.get_buffer("running_var").copy_(keys.var(dim=0))
+            deviations = (keys - mean).double()
+            _, axes = torch.linalg.eigh(deviations.T @ deviations)  # ascending
+            self.key_axes.copy_(axes.flip(1))
 
     def start_heads(self, typical_features: Tensor) -> None:
         """Start both representation heads as one orthogonal projection of centred, scaled features [b, 3h + g].

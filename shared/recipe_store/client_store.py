@@ -31,7 +31,16 @@ from recipe_store.payload import (
     Field,
     Payload,
 )
-from recipe_store.point_store import CANDIDATES_PER_FACT, SCANNED_FACTS, ConditionalPoint, PointStore
+from recipe_store.point_store import (
+    CANDIDATES_PER_FACT,
+    KEY,
+    LEADING,
+    LEADING_NUMBERS,
+    SCANNED_FACTS,
+    ConditionalPoint,
+    PointStore,
+    leading,
+)
 from recipe_store.schema import StoreSchema
 
 LIVE_ALIAS: Final = "facts-live"
@@ -41,9 +50,8 @@ IN_MEMORY: Final = ":memory:"
 _REFUSALS: Final = (grpc.RpcError, ApiException, QdrantException)
 _WITHOUT_PROMPT: Final = models.PayloadSelectorExclude(exclude=[Field.PROMPT.value])
 _WITHOUT_PROMPT_DATA: Final = models.PayloadSelectorExclude(exclude=[PROMPT_DATA])
-_RESCORED: Final = models.SearchParams(
-    quantization=models.QuantizationSearchParams(rescore=True, oversampling=CANDIDATES_PER_FACT)
-)
+# The whole keys are compared in float32 next, so the leading parts need not be.
+_IN_TWO_BITS: Final = models.SearchParams(quantization=models.QuantizationSearchParams(rescore=False))
 _PAGE: Final = 100
 _COLLECTION_SAFE: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
@@ -149,7 +157,7 @@ class ClientStore(PointStore):
         operations = [
             models.UpsertOperation(
                 upsert=models.PointsList(
-                    points=[models.PointStruct(id=point.id, vector=point.key.tolist(), payload=point.payload)],
+                    points=[models.PointStruct(id=point.id, vector=point.vectors, payload=point.payload)],
                     update_filter=_filter(point.replaces),
                 )
             )
@@ -181,15 +189,22 @@ class ClientStore(PointStore):
     def _nearest(
         self, query: NDArray[np.float32], where: Where | None, threshold: float | None, limit: int
     ) -> list[tuple[float, Payload]]:
+        candidates = models.Prefetch(
+            query=leading(query).tolist(),
+            using=LEADING,
+            filter=None if where is None else _filter(where),
+            limit=limit * CANDIDATES_PER_FACT,
+            params=None if self._local else _IN_TWO_BITS,
+        )
         with self._calling():
             response = self._client.query_points(
                 self._collection,
+                prefetch=candidates,
                 query=query.tolist(),
-                query_filter=None if where is None else _filter(where),
+                using=KEY,
                 score_threshold=threshold,
                 limit=limit,
                 with_payload=_WITHOUT_PROMPT_DATA,
-                search_params=None if self._local else _RESCORED,
             )
         return [(point.score, point.payload or {}) for point in response.points]
 
@@ -248,13 +263,19 @@ class ClientStore(PointStore):
 
     def _create_collection(self, name: str) -> None:
         scanned_kilobytes = SCANNED_FACTS * self.key_size * np.dtype(np.float32).itemsize // 1024
-        quantization = models.TurboQuantQuantizationConfig(bits=models.TurboQuantBitSize.BITS2, always_ram=True)
+        two_bits = models.TurboQuantQuantizationConfig(bits=models.TurboQuantBitSize.BITS2, always_ram=True)
         self._create(
             name,
-            vectors_config=models.VectorParams(size=self.key_size, distance=models.Distance.DOT),
+            vectors_config={
+                KEY: models.VectorParams(size=self.key_size, distance=models.Distance.DOT),
+                LEADING: models.VectorParams(
+                    size=min(LEADING_NUMBERS, self.key_size),
+                    distance=models.Distance.DOT,
+                    quantization_config=models.TurboQuantization(turbo=two_bits),
+                ),
+            },
             optimizers_config=models.OptimizersConfigDiff(indexing_threshold=scanned_kilobytes),
             hnsw_config=models.HnswConfigDiff(m=0),  # no graph
-            quantization_config=models.TurboQuantization(turbo=quantization),
             metadata=self._schema.to_json(),
         )
         self._create_indexes(name, _FACT_INDEXES)

@@ -15,7 +15,16 @@ from recipe_common.errors import FailedPreconditionError
 from recipe_store.errors import StoreUnavailableError
 from recipe_store.filters import Condition, Equals, InRange, Where
 from recipe_store.payload import HISTORY_FIELDS, KEYWORD_FIELDS, PROMPT_DATA, VALIDITY_FIELDS, Field, Payload
-from recipe_store.point_store import CANDIDATES_PER_FACT, SCANNED_FACTS, ConditionalPoint, PointStore
+from recipe_store.point_store import (
+    CANDIDATES_PER_FACT,
+    KEY,
+    LEADING,
+    LEADING_NUMBERS,
+    SCANNED_FACTS,
+    ConditionalPoint,
+    PointStore,
+    leading,
+)
 from recipe_store.schema import StoreSchema
 
 METADATA_FILE: Final = "knowledge-base.json"
@@ -36,9 +45,8 @@ _HISTORY_INDEXES: Final[Mapping[Field, _IndexParams]] = {
 
 _WITHOUT_PROMPT: Final = edge.PayloadSelector.Exclude([Field.PROMPT.value])
 _WITHOUT_PROMPT_DATA: Final = edge.PayloadSelector.Exclude([PROMPT_DATA])
-_RESCORED: Final = edge.SearchParams(
-    quantization=edge.QuantizationSearchParams(rescore=True, oversampling=CANDIDATES_PER_FACT)
-)
+# The whole keys are compared in float32 next, so the leading parts need not be.
+_IN_TWO_BITS: Final = edge.SearchParams(quantization=edge.QuantizationSearchParams(rescore=False))
 
 
 def open_edge_store(path: Path, model_version: str, key_size: int, prompt_shape: tuple[int, int]) -> "EdgeStore":
@@ -51,9 +59,10 @@ def open_edge_store(path: Path, model_version: str, key_size: int, prompt_shape:
     path.mkdir(parents=True, exist_ok=True)
     _claim(path, schema)
     with _edge_errors(path):
-        shard = _Shard(path / SHARD_FOLDER, key_size, _FACT_INDEXES)
+        shard = _Shard(path / SHARD_FOLDER, _fact_config(key_size), _FACT_INDEXES)
         # A shard cannot do without a vector, and the history has none to keep.
-        history = _Shard(path / HISTORY_FOLDER, 1, _HISTORY_INDEXES)
+        no_vector = edge.EdgeVectorParams(size=1, distance=edge.Distance.Dot)
+        history = _Shard(path / HISTORY_FOLDER, edge.EdgeConfig(no_vector), _HISTORY_INDEXES)
     return EdgeStore(shard, history, path, schema)
 
 
@@ -77,7 +86,7 @@ class EdgeStore(PointStore):
         """
         with _edge_errors(self._path):
             self._facts.engine.optimize()
-            return int(self._facts.engine.info().indexed_vectors_count)
+            return int(self._facts.engine.info().indexed_vectors_count) // len((KEY, LEADING))
 
     def close(self) -> None:
         with _edge_errors(self._path):
@@ -89,7 +98,7 @@ class EdgeStore(PointStore):
             self._facts.apply(
                 [
                     edge.UpdateOperation.upsert_points(
-                        [edge.Point(point.id, point.key.tolist(), point.payload)], condition=_filter(point.replaces)
+                        [edge.Point(point.id, point.vectors, point.payload)], condition=_filter(point.replaces)
                     )
                     for point in points
                 ]
@@ -115,13 +124,18 @@ class EdgeStore(PointStore):
     def _nearest(
         self, query: NDArray[np.float32], where: Where | None, threshold: float | None, limit: int
     ) -> list[tuple[float, Payload]]:
+        candidates = edge.Prefetch(
+            limit=limit * CANDIDATES_PER_FACT,
+            query=edge.Query.Nearest(leading(query).tolist(), using=LEADING),
+            filter=None if where is None else _filter(where),
+            params=_IN_TWO_BITS,
+        )
         request = edge.QueryRequest(
             limit=limit,
-            query=edge.Query.Nearest(query.tolist()),
-            filter=None if where is None else _filter(where),
+            query=edge.Query.Nearest(query.tolist(), using=KEY),
+            prefetches=[candidates],
             score_threshold=threshold,
             with_payload=_WITHOUT_PROMPT_DATA,
-            params=_RESCORED,
         )
         with _edge_errors(self._path):
             return [(point.score, point.payload or {}) for point in self._facts.engine.query(request)]
@@ -150,8 +164,8 @@ class _Shard:
     then, to let the shard drop the old part of its log.
     """
 
-    def __init__(self, path: Path, vector_size: int, indexes: Mapping[Field, _IndexParams]) -> None:
-        self.engine = _open_shard(path, vector_size, indexes)
+    def __init__(self, path: Path, config: edge.EdgeConfig, indexes: Mapping[Field, _IndexParams]) -> None:
+        self.engine = _open_shard(path, config, indexes)
         self._log = path / "wal"
         self._unflushed = 0  # operations that only the write-ahead log holds for certain
 
@@ -212,12 +226,12 @@ def _sync_log(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _open_shard(path: Path, vector_size: int, indexes: Mapping[Field, _IndexParams]) -> edge.EdgeShard:
+def _open_shard(path: Path, config: edge.EdgeConfig, indexes: Mapping[Field, _IndexParams]) -> edge.EdgeShard:
     # `load` replays what the write-ahead log holds and the segments lack.
     exists = (path / "edge_config.json").exists()
     path.mkdir(exist_ok=True)
     open_ = edge.EdgeShard.load if exists else edge.EdgeShard.create
-    shard = open_(str(path), _config(vector_size))
+    shard = open_(str(path), config)
     present = shard.info().payload_schema
     for field, params in indexes.items():
         if field.value not in present:
@@ -225,13 +239,18 @@ def _open_shard(path: Path, vector_size: int, indexes: Mapping[Field, _IndexPara
     return shard
 
 
-def _config(vector_size: int) -> edge.EdgeConfig:
+def _fact_config(key_size: int) -> edge.EdgeConfig:
     """No graph: see `SCANNED_FACTS`."""
-    scanned_kilobytes = SCANNED_FACTS * vector_size * np.dtype(np.float32).itemsize // 1024
+    scanned_kilobytes = SCANNED_FACTS * key_size * np.dtype(np.float32).itemsize // 1024
+    two_bits = edge.TurboQuantQuantizationConfig(always_ram=True, bits=edge.TurboQuantBitSize.Bits2)
     return edge.EdgeConfig(
-        edge.EdgeVectorParams(size=vector_size, distance=edge.Distance.Dot),
+        {
+            KEY: edge.EdgeVectorParams(size=key_size, distance=edge.Distance.Dot),
+            LEADING: edge.EdgeVectorParams(
+                size=min(LEADING_NUMBERS, key_size), distance=edge.Distance.Dot, quantization_config=two_bits
+            ),
+        },
         hnsw_config=edge.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=scanned_kilobytes),
-        quantization_config=edge.TurboQuantQuantizationConfig(always_ram=True, bits=edge.TurboQuantBitSize.Bits2),
         optimizers=edge.EdgeOptimizersConfig(indexing_threshold=scanned_kilobytes),
     )
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +31,14 @@ from recipe_store.schema import StoreSchema
 from recipe_store.store import FactPage, Facts, Matches, Prompt
 from recipe_store.validation import require_query, require_writable
 
-# The nearest by a copy of the keys in two bits per number are candidates, so many for each fact that is wanted, and
-# these are compared in float32. Of more facts than SCANNED_FACTS the copy is made anew, by what the keys look like.
+# A key's first numbers tell most of it. The nearest by these, in two bits each, are candidates, so many for each fact
+# that is wanted, and their whole keys are compared in float32. Of more facts than SCANNED_FACTS the copy in two bits is
+# made anew, by what the keys look like.
+KEY: Final = "key"  # the vectors of a point, by name
+LEADING: Final = "leading"
+LEADING_NUMBERS: Final = 256
 SCANNED_FACTS: Final = 10_000
-CANDIDATES_PER_FACT: Final = 128.0
+CANDIDATES_PER_FACT: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,11 @@ class ConditionalPoint:
     key: NDArray[np.float32]  # [R]
     payload: dict[str, object]
     replaces: Where
+
+    @property
+    def vectors(self) -> dict[str, Any]:
+        """The key [R] and its leading part as lists of numbers, by name."""
+        return {KEY: self.key.tolist(), LEADING: leading(self.key).tolist()}
 
 
 class PointStore(ABC):
@@ -207,6 +216,11 @@ class PointStore(ABC):
             payload=to_payload(write),
             replaces=older_than(fact.revision, fact.position.offset),
         )
+
+
+def leading(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The first numbers of a key or query [R], by which candidates are found."""
+    return vector[:LEADING_NUMBERS]
 
 
 def _matches(

@@ -33,7 +33,7 @@ from recipe_trainer.teacher_forcing import (
 )
 
 FILL_GROUP = 500  # edits whose keys enter the queue together before the first step
-SETTLING_DRAWS = 8  # batches whose keys MLP_P's statistics are taken over
+SETTLING_DRAWS = 8  # batches over whose keys MLP_P's statistics and the axes are taken
 ENCODER_GROUP = 48  # texts that go through the encoder together
 ENCODER_TOKENS = 1_200  # of them, with padding
 
@@ -83,16 +83,13 @@ class Objective:
             self._queue.push(keys, torch.tensor(group))
 
     @torch.no_grad()
-    def settle_prompts(self, random_: random.Random) -> None:
-        """Take MLP_P's statistics over keys as the networks make them now, as a prompt at inference needs them.
+    def settle_keys(self, random_: random.Random) -> None:
+        """Take MLP_P's statistics and the keys' axes over keys as the networks make them now, as inference needs them.
 
         Running ones trail the keys, which move as long as the encoder learns: by four standard deviations, it was seen.
         """
         draws = [draw for _ in range(SETTLING_DRAWS) for draw in self._pool.draw(random_, self._options.mixture).draws]
-        keys = self._model.keys(self.features([draw.knowledge for draw in draws]))
-        statistics = self._model.prompt_head.standardise
-        statistics.get_buffer("running_mean").copy_(keys.mean(dim=0))
-        statistics.get_buffer("running_var").copy_(keys.var(dim=0))
+        self._model.settle_keys(self._model.keys(self.features([draw.knowledge for draw in draws])))
 
     def losses(self, batch: Batch, random_: random.Random, *, with_llm: bool) -> dict[str, Tensor]:
         """The loss parts of a batch, by name, those of the LLM if wanted; keys of the batch enter the queue."""

@@ -230,7 +230,7 @@ class Trainer:
         file.write_text(json.dumps(mine, indent=1))
 
     def _save(self) -> None:
-        self._objective.settle_prompts(random.Random(f"{self._options.seed}/{self._step}"))  # noqa: S311 (no secret)
+        self._objective.settle_keys(random.Random(f"{self._options.seed}/{self._step}"))  # noqa: S311 (no secret)
         state = {f"model.{name}": value.detach() for name, value in trained_tensors(self._model).items()}
         names = {id(value): name for name, value in self._parameters().items()}
         for parameter, slots in self._optimizer.state.items():

@@ -24,7 +24,7 @@ from contract.store.writer_process import BATCH_SIZE, NAMESPACE, batch
 from recipe_common.errors import FailedPreconditionError
 from recipe_store import StoreUnavailableError
 from recipe_store.edge_store import FLUSH_EVERY, METADATA_FILE, EdgeStore, open_edge_store
-from recipe_store.point_store import SCANNED_FACTS
+from recipe_store.point_store import LEADING_NUMBERS, SCANNED_FACTS
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
 
@@ -141,9 +141,12 @@ def require_exact(store: EdgeStore, keys: NDArray[np.float32], query: NDArray[np
 
 
 def test_a_large_base_gives_exact_scores_and_the_decisions_of_a_full_scan_indexed_or_not(tmp_path: Path) -> None:
-    rng, size, count = np.random.default_rng(0), 64, SCANNED_FACTS + 2_000
-    keys = rng.normal(size=(count, size)).astype(np.float32)  # of mean zero, as an encoder makes them
-    questions = (keys[:50] + 0.7 * rng.normal(size=(50, size))).astype(np.float32)
+    rng, size, count = np.random.default_rng(0), LEADING_NUMBERS + 64, SCANNED_FACTS + 2_000
+    # As an encoder makes them: of mean zero, the first numbers the largest, and some alike in all but the last.
+    spread = 1 / np.sqrt(np.arange(1, size + 1))
+    keys = (rng.normal(size=(count, size)) * spread).astype(np.float32)
+    keys[1:1_000:2, :LEADING_NUMBERS] = keys[0:1_000:2, :LEADING_NUMBERS]
+    questions = (keys[:50] + 0.7 * rng.normal(size=(50, size)) * spread).astype(np.float32)
     store = open_edge_store(tmp_path, MODEL_VERSION, size, PROMPT_SHAPE)
     for start in range(0, count, 1_000):
         rows = range(start, min(start + 1_000, count))

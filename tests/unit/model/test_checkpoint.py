@@ -44,7 +44,7 @@ def test_a_saved_checkpoint_is_read_back_in_half_precision(path: Path) -> None:
     expected = trained_tensors(model)
     assert checkpoint.tensors.keys() == expected.keys()
     for name, value in expected.items():
-        stored = value.half() if value.ndim > 1 else value
+        stored = value.half() if value.ndim > 1 and name != "key_axes" else value
         assert checkpoint.tensors[name].dtype == stored.dtype
         assert torch.equal(checkpoint.tensors[name], stored), name
 

@@ -166,3 +166,29 @@ def test_the_threshold_does_not_rise_unless_the_sentinel_is_to_grow() -> None:
     assert model.threshold_growth == 0.0
     model.sentinel_growth.fill_(0.5)
     assert model.threshold_growth == pytest.approx(0.5 * math.sqrt(SIZES.representation))
+
+
+def test_the_first_numbers_of_a_stored_key_tell_most() -> None:
+    model = make_recipe_model()
+    mixed = torch.randn(SIZES.representation, SIZES.representation)
+    keys = 5.0 + torch.randn(500, SIZES.representation) @ mixed
+
+    model.settle_keys(keys)
+
+    axes, stored = model.key_axes, model.stored_keys(keys)
+    torch.testing.assert_close(axes.T @ axes, torch.eye(SIZES.representation), rtol=0, atol=1e-5)
+    torch.testing.assert_close(stored.mean(dim=0), torch.zeros(SIZES.representation), rtol=0, atol=1e-3)
+    covariance = torch.cov(stored.T)
+    variances = covariance.diagonal()
+    torch.testing.assert_close(covariance, torch.diag(variances), rtol=0, atol=1e-3 * float(variances.max()))
+    assert torch.equal(variances, variances.sort(descending=True).values)
+
+
+def test_queries_are_turned_as_keys_are() -> None:
+    model = make_recipe_model()
+    keys, queries = torch.randn(40, SIZES.representation), torch.randn(3, SIZES.representation)
+
+    model.settle_keys(keys)
+
+    similarities = model.searching_queries(queries) @ model.stored_keys(keys).T
+    torch.testing.assert_close(similarities, queries @ (keys - keys.mean(dim=0)).T, rtol=1e-4, atol=1e-4)

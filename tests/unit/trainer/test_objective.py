@@ -249,12 +249,12 @@ def test_the_queue_is_filled_with_keys_of_all_edits_if_they_are_few(monkeypatch:
             torch.testing.assert_close(key, expected)
 
 
-def test_settled_prompts_are_standardised_by_keys_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settled_statistics_are_of_keys_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     setup = Setup(monkeypatch, contrast_edits=len(EDITS), swapped_answers=0.0, unmarked=0.0, versions=0)
     statistics = setup.model.prompt_head.standardise
     statistics.get_buffer("running_mean").fill_(7.0)
 
-    setup.tested.settle_prompts(random.Random(0))
+    setup.tested.settle_keys(random.Random(0))
 
     keys = setup.model.keys(torch.cat([setup.features(edit.knowledge) for edit in EDITS]))
     torch.testing.assert_close(statistics.get_buffer("running_mean"), keys.mean(dim=0))
