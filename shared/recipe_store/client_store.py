@@ -208,6 +208,10 @@ class ClientStore(PointStore):
             )
         return [(point.score, point.payload or {}) for point in response.points]
 
+    def _points(self) -> int:
+        with self._calling():
+            return self._client.count(self._collection, exact=False).count
+
     def _fetch(self, ids: Sequence[str], *, with_prompts: bool = False) -> list[Payload]:
         with self._calling():
             records = self._client.retrieve(

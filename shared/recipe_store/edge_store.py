@@ -140,6 +140,10 @@ class EdgeStore(PointStore):
         with _edge_errors(self._path):
             return [(point.score, point.payload or {}) for point in self._facts.engine.query(request)]
 
+    def _points(self) -> int:
+        with _edge_errors(self._path):
+            return int(self._facts.engine.info().points_count)
+
     def _fetch(self, ids: Sequence[str], *, with_prompts: bool = False) -> list[Payload]:
         with _edge_errors(self._path):
             records = self._facts.engine.retrieve(list(ids), True if with_prompts else _WITHOUT_PROMPT, False)

@@ -1,6 +1,7 @@
 """The store's rules, common to every backend; an adapter adds only how to reach its own."""
 
 import threading
+import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,10 @@ LEADING_NUMBERS: Final = 256
 SCANNED_FACTS: Final = 10_000
 CANDIDATES_PER_FACT: Final = 64
 
+# Of so many points and more, those of other namespaces are left out first; of fewer, that costs more than they do.
+MANY_POINTS: Final = 200_000
+RECOUNT_SECONDS: Final = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class ConditionalPoint:
@@ -65,6 +70,7 @@ class PointStore(ABC):
         self.prompt_shape = schema.prompt_shape
         self._schema = schema
         self._writing = threading.Lock()
+        self._counted: tuple[float, int] | None = None  # all points, and when that was
 
     def write(self, writes: Sequence[FactWrite], superseded: Sequence[Fact] = ()) -> None:
         """See `KnowledgeStore.write`.
@@ -121,9 +127,9 @@ class PointStore(ABC):
         require_query(query, limit, self._schema)
         where = live(namespace) if as_of is None else live_at(namespace, epoch_microseconds(as_of, "as_of"))
         threshold = None if score_threshold is None else float(np.float32(score_threshold))
-        # Among 100,000 facts a condition costs a backend as much as the comparison of keys, and every fact that is
-        # found the reading of its payload. The nearest mostly count, so first they are taken whatever they are.
-        found = self._nearest(query, None, threshold, limit)
+        # Each condition costs a backend about as much as the comparison of keys, and every fact that is found the
+        # reading of its payload. The nearest mostly count, so first they are taken whatever they are.
+        found = self._nearest(query, in_namespace(namespace) if self._holds_many() else None, threshold, limit)
         matches = _matches(found, namespace, threshold, as_of)
         if len(matches) < limit and len(found) == limit:  # there may be more behind those that do not count
             matches = _matches(self._nearest(query, where, threshold, limit), namespace, threshold, as_of)
@@ -193,6 +199,10 @@ class PointStore(ABC):
         """Scores in float32 and payloads, best first, of points at or above the threshold; of a prompt its digest."""
 
     @abstractmethod
+    def _points(self) -> int:
+        """How many points there are, about."""
+
+    @abstractmethod
     def _fetch(self, ids: Sequence[str], *, with_prompts: bool = False) -> Sequence[Payload]:
         """The payloads of those points that exist."""
 
@@ -203,6 +213,12 @@ class PointStore(ABC):
     @abstractmethod
     def _count(self, where: Where) -> int:
         """How many points match, exactly."""
+
+    def _holds_many(self) -> bool:
+        now = time.monotonic()
+        if self._counted is None or now - self._counted[0] >= RECOUNT_SECONDS:
+            self._counted = (now, self._points())
+        return self._counted[1] >= MANY_POINTS
 
     def _stored(self, names: Sequence[FactName]) -> dict[FactName, Fact]:
         facts = map(to_fact, self._fetch([point_id(*name) for name in names]) if names else [])

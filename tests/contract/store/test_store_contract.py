@@ -2,19 +2,22 @@
 
 import hashlib
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from contract.store.backends import Backend
 from contract.store.samples import KEY_SIZE, PROMPT_SHAPE, axis, make_fact, make_write, prompt_of
 from recipe_common.errors import InvalidArgumentError
-from recipe_store import CorruptPromptError, FactWrite, LogPosition
-from recipe_store.filters import in_namespace
-from recipe_store.payload import point_id, to_payload
+from recipe_store import CorruptPromptError, FactWrite, LogPosition, point_store
+from recipe_store.filters import Where, in_namespace
+from recipe_store.payload import Payload, point_id, to_payload
 from recipe_store.point_store import PointStore
 from recipe_store.prompt_codec import encode_prompt
 
@@ -227,6 +230,26 @@ def test_many_facts_of_another_namespace_hide_none(store: PointStore, namespace:
     store.write([make_write(make_fact(namespace, "own", 1, 99), axis(0, 2.0))])
     assert found(store, namespace, limit=1) == ["own"]
     assert found(store, f"{namespace}-none", limit=1) == []
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_only_of_many_points_are_other_namespaces_left_out_first(
+    store: PointStore, namespace: str, many: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(point_store, "MANY_POINTS", 1 if many else 1_000_000)
+    asked: list[Where | None] = []
+    nearest = store._nearest
+
+    def noted(query: NDArray[np.float32], where: Where | None, *rest: Any) -> Sequence[tuple[float, Payload]]:
+        asked.append(where)
+        return nearest(query, where, *rest)
+
+    monkeypatch.setattr(store, "_nearest", noted)
+    store.write([make_write(make_fact(namespace, "mine", 1, 0), axis(0))])
+    store.write([make_write(make_fact(f"{namespace}-other", "theirs", 1, 1), axis(0))])
+
+    assert found(store, namespace, limit=1) == ["mine"]
+    assert asked[0] == (in_namespace(namespace) if many else None)
 
 
 def test_positions_in_the_log_are_no_facts(store: PointStore, namespace: str) -> None:

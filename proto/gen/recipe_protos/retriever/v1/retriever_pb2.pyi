@@ -145,8 +145,9 @@ class RetrieveResponse(_message.Message):
     decision: Global___Decision.ValueType
     """Whether a fact applies."""
     similarity: _builtins.float
-    """Inner product of the query and the key of the best fact, unitless and unbounded. Set on a hit only: a miss
-    transfers nothing from the store.
+    """Inner product of the query and the key of the best fact, from which the mean key was taken as from the sentinel;
+    unitless, unbounded, and to be compared within one model version only. Set on a hit only: a miss transfers nothing
+    from the store.
     """
     sentinel_similarity: _builtins.float
     """The threshold for this query, unitless and unbounded: its inner product with the sentinel, and what is added for
