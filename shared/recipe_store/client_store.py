@@ -33,11 +33,14 @@ from recipe_store.payload import (
 )
 from recipe_store.point_store import (
     CANDIDATES_PER_FACT,
+    CROWD,
     KEY,
     LEADING,
+    LEADING_CANDIDATES,
     LEADING_NUMBERS,
     SCANNED_FACTS,
     ConditionalPoint,
+    Part,
     PointStore,
     leading,
 )
@@ -50,8 +53,16 @@ IN_MEMORY: Final = ":memory:"
 _REFUSALS: Final = (grpc.RpcError, ApiException, QdrantException)
 _WITHOUT_PROMPT: Final = models.PayloadSelectorExclude(exclude=[Field.PROMPT.value])
 _WITHOUT_PROMPT_DATA: Final = models.PayloadSelectorExclude(exclude=[PROMPT_DATA])
-# The whole keys are compared in float32 next, so the leading parts need not be.
-_IN_TWO_BITS: Final = models.SearchParams(quantization=models.QuantizationSearchParams(rescore=False))
+_READ: Final[Mapping[Part, models.PayloadSelectorExclude | bool]] = {
+    Part.WITHOUT_PROMPT: _WITHOUT_PROMPT,
+    Part.WITHOUT_PROMPT_DATA: _WITHOUT_PROMPT_DATA,
+    Part.WHOLE: True,
+}
+_RESCORED: Final = models.SearchParams(
+    quantization=models.QuantizationSearchParams(rescore=True, oversampling=float(CANDIDATES_PER_FACT))
+)
+# Whole keys are compared in float32 next, so leading parts need not be.
+_NOT_RESCORED: Final = models.SearchParams(quantization=models.QuantizationSearchParams(rescore=False))
 _PAGE: Final = 100
 _COLLECTION_SAFE: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
@@ -189,12 +200,26 @@ class ClientStore(PointStore):
     def _nearest(
         self, query: NDArray[np.float32], where: Where | None, threshold: float | None, limit: int
     ) -> list[tuple[float, Payload]]:
+        with self._calling():
+            response = self._client.query_points(
+                self._collection,
+                query=query.tolist(),
+                using=KEY,
+                query_filter=None if where is None else _filter(where),
+                score_threshold=threshold,
+                limit=limit,
+                with_payload=_WITHOUT_PROMPT_DATA,
+                search_params=None if self._local else _RESCORED,
+            )
+        return [(point.score, point.payload or {}) for point in response.points]
+
+    def _candidates(self, query: NDArray[np.float32], where: Where | None, threshold: float) -> list[tuple[str, float]]:
         candidates = models.Prefetch(
             query=leading(query).tolist(),
             using=LEADING,
             filter=None if where is None else _filter(where),
-            limit=limit * CANDIDATES_PER_FACT,
-            params=None if self._local else _IN_TWO_BITS,
+            limit=LEADING_CANDIDATES,
+            params=None if self._local else _NOT_RESCORED,
         )
         with self._calling():
             response = self._client.query_points(
@@ -203,20 +228,18 @@ class ClientStore(PointStore):
                 query=query.tolist(),
                 using=KEY,
                 score_threshold=threshold,
-                limit=limit,
-                with_payload=_WITHOUT_PROMPT_DATA,
+                limit=CROWD,
+                with_payload=False,
             )
-        return [(point.score, point.payload or {}) for point in response.points]
+        return [(str(point.id), point.score) for point in response.points]
 
     def _points(self) -> int:
         with self._calling():
             return self._client.count(self._collection, exact=False).count
 
-    def _fetch(self, ids: Sequence[str], *, with_prompts: bool = False) -> list[Payload]:
+    def _fetch(self, ids: Sequence[str], part: Part = Part.WITHOUT_PROMPT) -> list[Payload]:
         with self._calling():
-            records = self._client.retrieve(
-                self._collection, ids, with_payload=True if with_prompts else _WITHOUT_PROMPT
-            )
+            records = self._client.retrieve(self._collection, ids, with_payload=_READ[part])
         return [record.payload or {} for record in records]
 
     def _page(self, where: Where, limit: int, first_id: str | None) -> tuple[list[Payload], str | None]:
@@ -275,11 +298,11 @@ class ClientStore(PointStore):
                 LEADING: models.VectorParams(
                     size=min(LEADING_NUMBERS, self.key_size),
                     distance=models.Distance.DOT,
-                    quantization_config=models.TurboQuantization(turbo=two_bits),
                 ),
             },
             optimizers_config=models.OptimizersConfigDiff(indexing_threshold=scanned_kilobytes),
             hnsw_config=models.HnswConfigDiff(m=0),  # no graph
+            quantization_config=models.TurboQuantization(turbo=two_bits),
             metadata=self._schema.to_json(),
         )
         self._create_indexes(name, _FACT_INDEXES)

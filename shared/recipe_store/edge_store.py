@@ -17,11 +17,14 @@ from recipe_store.filters import Condition, Equals, InRange, Where
 from recipe_store.payload import HISTORY_FIELDS, KEYWORD_FIELDS, PROMPT_DATA, VALIDITY_FIELDS, Field, Payload
 from recipe_store.point_store import (
     CANDIDATES_PER_FACT,
+    CROWD,
     KEY,
     LEADING,
+    LEADING_CANDIDATES,
     LEADING_NUMBERS,
     SCANNED_FACTS,
     ConditionalPoint,
+    Part,
     PointStore,
     leading,
 )
@@ -45,8 +48,16 @@ _HISTORY_INDEXES: Final[Mapping[Field, _IndexParams]] = {
 
 _WITHOUT_PROMPT: Final = edge.PayloadSelector.Exclude([Field.PROMPT.value])
 _WITHOUT_PROMPT_DATA: Final = edge.PayloadSelector.Exclude([PROMPT_DATA])
-# The whole keys are compared in float32 next, so the leading parts need not be.
-_IN_TWO_BITS: Final = edge.SearchParams(quantization=edge.QuantizationSearchParams(rescore=False))
+_READ: Final[Mapping[Part, edge.PayloadSelector | bool]] = {
+    Part.WITHOUT_PROMPT: _WITHOUT_PROMPT,
+    Part.WITHOUT_PROMPT_DATA: _WITHOUT_PROMPT_DATA,
+    Part.WHOLE: True,
+}
+_RESCORED: Final = edge.SearchParams(
+    quantization=edge.QuantizationSearchParams(rescore=True, oversampling=float(CANDIDATES_PER_FACT))
+)
+# Whole keys are compared in float32 next, so leading parts need not be.
+_NOT_RESCORED: Final = edge.SearchParams(quantization=edge.QuantizationSearchParams(rescore=False))
 
 
 def open_edge_store(path: Path, model_version: str, key_size: int, prompt_shape: tuple[int, int]) -> "EdgeStore":
@@ -124,29 +135,41 @@ class EdgeStore(PointStore):
     def _nearest(
         self, query: NDArray[np.float32], where: Where | None, threshold: float | None, limit: int
     ) -> list[tuple[float, Payload]]:
-        candidates = edge.Prefetch(
-            limit=limit * CANDIDATES_PER_FACT,
-            query=edge.Query.Nearest(leading(query).tolist(), using=LEADING),
-            filter=None if where is None else _filter(where),
-            params=_IN_TWO_BITS,
-        )
         request = edge.QueryRequest(
             limit=limit,
             query=edge.Query.Nearest(query.tolist(), using=KEY),
-            prefetches=[candidates],
+            filter=None if where is None else _filter(where),
             score_threshold=threshold,
             with_payload=_WITHOUT_PROMPT_DATA,
+            params=_RESCORED,
         )
         with _edge_errors(self._path):
             return [(point.score, point.payload or {}) for point in self._facts.engine.query(request)]
+
+    def _candidates(self, query: NDArray[np.float32], where: Where | None, threshold: float) -> list[tuple[str, float]]:
+        candidates = edge.Prefetch(
+            limit=LEADING_CANDIDATES,
+            query=edge.Query.Nearest(leading(query).tolist(), using=LEADING),
+            filter=None if where is None else _filter(where),
+            params=_NOT_RESCORED,
+        )
+        request = edge.QueryRequest(
+            limit=CROWD,
+            query=edge.Query.Nearest(query.tolist(), using=KEY),
+            prefetches=[candidates],
+            score_threshold=threshold,
+            with_payload=False,
+        )
+        with _edge_errors(self._path):
+            return [(str(point.id), point.score) for point in self._facts.engine.query(request)]
 
     def _points(self) -> int:
         with _edge_errors(self._path):
             return int(self._facts.engine.info().points_count)
 
-    def _fetch(self, ids: Sequence[str], *, with_prompts: bool = False) -> list[Payload]:
+    def _fetch(self, ids: Sequence[str], part: Part = Part.WITHOUT_PROMPT) -> list[Payload]:
         with _edge_errors(self._path):
-            records = self._facts.engine.retrieve(list(ids), True if with_prompts else _WITHOUT_PROMPT, False)
+            records = self._facts.engine.retrieve(list(ids), _READ[part], False)
         return [record.payload or {} for record in records]
 
     def _page(self, where: Where, limit: int, first_id: str | None) -> tuple[list[Payload], str | None]:
@@ -250,10 +273,9 @@ def _fact_config(key_size: int) -> edge.EdgeConfig:
     return edge.EdgeConfig(
         {
             KEY: edge.EdgeVectorParams(size=key_size, distance=edge.Distance.Dot),
-            LEADING: edge.EdgeVectorParams(
-                size=min(LEADING_NUMBERS, key_size), distance=edge.Distance.Dot, quantization_config=two_bits
-            ),
+            LEADING: edge.EdgeVectorParams(size=min(LEADING_NUMBERS, key_size), distance=edge.Distance.Dot),
         },
+        quantization_config=two_bits,
         hnsw_config=edge.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=scanned_kilobytes),
         optimizers=edge.EdgeOptimizersConfig(indexing_threshold=scanned_kilobytes),
     )

@@ -1,5 +1,6 @@
 """The store's rules, common to every backend; an adapter adds only how to reach its own."""
 
+import math
 import threading
 import time
 import uuid
@@ -7,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum, auto
 from typing import Any, Final
 
 import numpy as np
@@ -32,14 +34,21 @@ from recipe_store.schema import StoreSchema
 from recipe_store.store import FactPage, Facts, Matches, Prompt
 from recipe_store.validation import require_query, require_writable
 
-# A key's first numbers tell most of it. The nearest by these, in two bits each, are candidates, so many for each fact
-# that is wanted, and their whole keys are compared in float32. Of more facts than SCANNED_FACTS the copy in two bits is
-# made anew, by what the keys look like.
+# A key's first numbers tell most of it. Whole keys and their first numbers are kept in two bits each beside float32.
+# The nearest by either copy are candidates, whose whole keys are compared in float32. Of more facts than SCANNED_FACTS
+# the copies are made anew, by what the keys look like.
 KEY: Final = "key"  # the vectors of a point, by name
 LEADING: Final = "leading"
 LEADING_NUMBERS: Final = 256
 SCANNED_FACTS: Final = 10_000
-CANDIDATES_PER_FACT: Final = 64
+CANDIDATES_PER_FACT: Final = 128  # by whole keys
+LEADING_CANDIDATES: Final = 64
+
+# Facts that differ in little, such as those of a thousand servers, may crowd the right one out of the candidates by
+# first numbers. Then so many candidates are near the best or the threshold: by so many times sqrt(R), the unit in which
+# training measures similarities.
+CROWD: Final = 32
+CROWD_WIDTH: Final = 3.0
 
 # Of so many points and more, those of other namespaces are left out first; of fewer, that costs more than they do.
 MANY_POINTS: Final = 200_000
@@ -59,6 +68,14 @@ class ConditionalPoint:
     def vectors(self) -> dict[str, Any]:
         """The key [R] and its leading part as lists of numbers, by name."""
         return {KEY: self.key.tolist(), LEADING: leading(self.key).tolist()}
+
+
+class Part(Enum):
+    """What is read of a payload; the prompt is most of it."""
+
+    WITHOUT_PROMPT = auto()
+    WITHOUT_PROMPT_DATA = auto()  # but with its digest
+    WHOLE = auto()
 
 
 class PointStore(ABC):
@@ -128,8 +145,8 @@ class PointStore(ABC):
         where = live(namespace) if as_of is None else live_at(namespace, epoch_microseconds(as_of, "as_of"))
         threshold = None if score_threshold is None else float(np.float32(score_threshold))
         # Each condition costs a backend about as much as the comparison of keys, and every fact that is found the
-        # reading of its payload. The nearest mostly count, so first they are taken whatever they are.
-        found = self._nearest(query, in_namespace(namespace) if self._holds_many() else None, threshold, limit)
+        # reading of its payload. The nearest mostly count, so what else a fact must fulfil is looked at afterwards.
+        found = self._first(query, namespace, threshold, limit)
         matches = _matches(found, namespace, threshold, as_of)
         if len(matches) < limit and len(found) == limit:  # there may be more behind those that do not count
             matches = _matches(self._nearest(query, where, threshold, limit), namespace, threshold, as_of)
@@ -138,7 +155,7 @@ class PointStore(ABC):
     def prompt(self, match: Match) -> Prompt | None:
         """See `KnowledgeStore.prompt`."""
         fact = match.fact
-        payloads = self._fetch([point_id(fact.namespace, fact.fact_id)], with_prompts=True)
+        payloads = self._fetch([point_id(fact.namespace, fact.fact_id)], Part.WHOLE)
         if not payloads or to_fact(payloads[0]) != fact:
             return None
         encoded = payloads[0].get(Field.PROMPT)
@@ -199,11 +216,17 @@ class PointStore(ABC):
         """Scores in float32 and payloads, best first, of points at or above the threshold; of a prompt its digest."""
 
     @abstractmethod
+    def _candidates(
+        self, query: NDArray[np.float32], where: Where | None, threshold: float
+    ) -> Sequence[tuple[str, float]]:
+        """Ids and scores in float32, best first, of the CROWD best of LEADING_CANDIDATES, at or above the threshold."""
+
+    @abstractmethod
     def _points(self) -> int:
         """How many points there are, about."""
 
     @abstractmethod
-    def _fetch(self, ids: Sequence[str], *, with_prompts: bool = False) -> Sequence[Payload]:
+    def _fetch(self, ids: Sequence[str], part: Part = Part.WITHOUT_PROMPT) -> Sequence[Payload]:
         """The payloads of those points that exist."""
 
     @abstractmethod
@@ -213,6 +236,24 @@ class PointStore(ABC):
     @abstractmethod
     def _count(self, where: Where) -> int:
         """How many points match, exactly."""
+
+    def _first(
+        self, query: NDArray[np.float32], namespace: str, threshold: float | None, limit: int
+    ) -> Sequence[tuple[float, Payload]]:
+        """As `_nearest`, of one namespace or of all, by the first numbers of keys if these can tell."""
+        where = in_namespace(namespace) if self._holds_many() else None
+        if threshold is None or limit > 1:
+            return self._nearest(query, where, threshold, limit)
+        width = CROWD_WIDTH * math.sqrt(self.key_size)
+        near = self._candidates(query, where, threshold - width)
+        if len(near) == CROWD and near[-1][1] >= max(threshold, near[0][1]) - width:
+            return self._nearest(query, in_namespace(namespace), threshold, limit)
+        return [
+            (score, payload)
+            for best, score in near[:1]
+            if score > threshold
+            for payload in self._fetch([best], Part.WITHOUT_PROMPT_DATA)
+        ]
 
     def _holds_many(self) -> bool:
         now = time.monotonic()

@@ -243,6 +243,11 @@ class Trainer:
 
     def _restore(self) -> None:
         state = load_file(self._state_file)
+        if missing := sorted(trained_tensors(self._model).keys() - {name.removeprefix("model.") for name in state}):
+            holds = (
+                f"{self._folder} holds a run of another release, without {', '.join(missing)}; choose another folder"
+            )
+            raise InvalidArgumentError([FieldViolation("out", holds)])
         self._step = int(state["step"])
         with torch.no_grad():
             for name, value in trained_tensors(self._model).items():

@@ -22,9 +22,9 @@ from contract.store.samples import (
 )
 from contract.store.writer_process import BATCH_SIZE, NAMESPACE, batch
 from recipe_common.errors import FailedPreconditionError
-from recipe_store import StoreUnavailableError
+from recipe_store import StoreUnavailableError, point_store
 from recipe_store.edge_store import FLUSH_EVERY, METADATA_FILE, EdgeStore, open_edge_store
-from recipe_store.point_store import LEADING_NUMBERS, SCANNED_FACTS
+from recipe_store.point_store import LEADING_CANDIDATES, LEADING_NUMBERS, SCANNED_FACTS
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
 
@@ -142,10 +142,9 @@ def require_exact(store: EdgeStore, keys: NDArray[np.float32], query: NDArray[np
 
 def test_a_large_base_gives_exact_scores_and_the_decisions_of_a_full_scan_indexed_or_not(tmp_path: Path) -> None:
     rng, size, count = np.random.default_rng(0), LEADING_NUMBERS + 64, SCANNED_FACTS + 2_000
-    # As an encoder makes them: of mean zero, the first numbers the largest, and some alike in all but the last.
+    # As an encoder makes them: of mean zero, the first numbers the largest.
     spread = 1 / np.sqrt(np.arange(1, size + 1))
     keys = (rng.normal(size=(count, size)) * spread).astype(np.float32)
-    keys[1:1_000:2, :LEADING_NUMBERS] = keys[0:1_000:2, :LEADING_NUMBERS]
     questions = (keys[:50] + 0.7 * rng.normal(size=(50, size)) * spread).astype(np.float32)
     store = open_edge_store(tmp_path, MODEL_VERSION, size, PROMPT_SHAPE)
     for start in range(0, count, 1_000):
@@ -159,6 +158,26 @@ def test_a_large_base_gives_exact_scores_and_the_decisions_of_a_full_scan_indexe
     store.write([make_write(make_fact("n", "late", 1, count), keys[0] * 2)])  # not indexed, and found all the same
     (late,) = store.search(keys[0], namespace="n", as_of=NOW)
     assert late.fact.fact_id == "late"
+    store.close()
+
+
+@pytest.mark.parametrize("crowds_are_noticed", [True, False])
+def test_a_fact_is_found_among_many_that_only_their_last_numbers_tell_apart(
+    tmp_path: Path, crowds_are_noticed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not crowds_are_noticed:
+        monkeypatch.setattr(point_store, "CROWD_WIDTH", 0.0)
+    rng, size, count = np.random.default_rng(0), LEADING_NUMBERS + 64, 4 * LEADING_CANDIDATES
+    keys = np.zeros((count, size), np.float32)
+    keys[:, 0] = 20.0
+    keys[:, LEADING_NUMBERS:] = 0.7 * rng.normal(size=(count, 64))
+    store = open_edge_store(tmp_path, MODEL_VERSION, size, PROMPT_SHAPE)
+    store.write([make_write(make_fact("n", str(row), 1, row), keys[row]) for row in range(count)])
+
+    found = [store.search(key, namespace="n", as_of=NOW, score_threshold=float(key @ key) - 0.1) for key in keys[::10]]
+
+    right = [[match.fact.fact_id for match in matches] == [str(10 * row)] for row, matches in enumerate(found)]
+    assert all(right) == crowds_are_noticed
     store.close()
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +16,8 @@ from contract.store.samples import KEY_SIZE, PROMPT_SHAPE, axis, make_fact, make
 from recipe_common.errors import InvalidArgumentError
 from recipe_store import CorruptPromptError, FactWrite, LogPosition, point_store
 from recipe_store.filters import Where, in_namespace
-from recipe_store.payload import Payload, point_id, to_payload
-from recipe_store.point_store import PointStore
+from recipe_store.payload import point_id, to_payload
+from recipe_store.point_store import LEADING_CANDIDATES, PointStore
 from recipe_store.prompt_codec import encode_prompt
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
@@ -238,18 +237,39 @@ def test_only_of_many_points_are_other_namespaces_left_out_first(
 ) -> None:
     monkeypatch.setattr(point_store, "MANY_POINTS", 1 if many else 1_000_000)
     asked: list[Where | None] = []
-    nearest = store._nearest
+    candidates = store._candidates
 
-    def noted(query: NDArray[np.float32], where: Where | None, *rest: Any) -> Sequence[tuple[float, Payload]]:
+    def noted(query: NDArray[np.float32], where: Where | None, threshold: float) -> Sequence[tuple[str, float]]:
         asked.append(where)
-        return nearest(query, where, *rest)
+        return candidates(query, where, threshold)
 
-    monkeypatch.setattr(store, "_nearest", noted)
+    monkeypatch.setattr(store, "_candidates", noted)
     store.write([make_write(make_fact(namespace, "mine", 1, 0), axis(0))])
     store.write([make_write(make_fact(f"{namespace}-other", "theirs", 1, 1), axis(0))])
 
-    assert found(store, namespace, limit=1) == ["mine"]
-    assert asked[0] == (in_namespace(namespace) if many else None)
+    (match,) = store.search(axis(0), namespace=namespace, as_of=NOW, score_threshold=0.5)
+
+    assert match.fact.fact_id == "mine"
+    assert asked == [in_namespace(namespace) if many else None]
+
+
+def test_many_near_facts_of_another_namespace_hide_none(store: PointStore, namespace: str) -> None:
+    others = [make_fact(f"{namespace}-other", str(number), 1, number) for number in range(2 * LEADING_CANDIDATES)]
+    store.write([make_write(fact, axis(0, 2.0)) for fact in others])
+    store.write([make_write(make_fact(namespace, "own", 1, 999), axis(0, 1.9))])
+    (match,) = store.search(axis(0), namespace=namespace, as_of=NOW, score_threshold=1.5)
+    assert match.fact.fact_id == "own"
+
+
+def test_points_are_counted_anew_after_a_while(
+    store: PointStore, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(point_store, "RECOUNT_SECONDS", 0.0)
+    monkeypatch.setattr(point_store, "MANY_POINTS", 1)
+    if store._points() == 0:  # a server may hold those of others
+        assert not store._holds_many()
+    store.write([make_write(make_fact(namespace, "f", 1, 0))])
+    assert store._holds_many()
 
 
 def test_positions_in_the_log_are_no_facts(store: PointStore, namespace: str) -> None:

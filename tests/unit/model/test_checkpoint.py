@@ -35,6 +35,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_a_saved_checkpoint_is_read_back_in_half_precision(path: Path) -> None:
     model = make_recipe_model()
+    model.settle_keys(torch.randn(64, SIZES.representation))
     config = checkpoint_config()
 
     version = save_checkpoint(path, model, config)
@@ -55,6 +56,7 @@ def test_a_built_model_computes_what_the_saved_one_did(path: Path) -> None:
     with torch.no_grad():
         for value in trained_tensors(model).values():
             value.copy_(value.half().float())  # so that nothing is rounded away
+    model.settle_keys(torch.randn(64, SIZES.representation))
     save_checkpoint(path, model, checkpoint_config())
 
     built = build_model(read_checkpoint(path), make_text_encoder())
@@ -67,6 +69,9 @@ def test_a_built_model_computes_what_the_saved_one_did(path: Path) -> None:
     words = torch.randn(4, SIZES.prompt_tokens, SIZES.llm_hidden)
     assert torch.equal(built.prompts(model.keys(features), words), model.prompts(model.keys(features), words))
     assert torch.equal(built.sentinel(), model.sentinel())
+    keys, queries = torch.randn(2, 4, SIZES.representation)
+    assert torch.equal(built.stored_keys(keys), model.stored_keys(keys))
+    assert torch.equal(built.searching_queries(queries), model.searching_queries(queries))
 
 
 def test_the_encoders_word_embeddings_are_not_in_a_checkpoint(path: Path) -> None:

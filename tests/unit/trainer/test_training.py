@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recipe_common.errors import InvalidArgumentError
@@ -195,6 +195,17 @@ def test_a_folder_with_other_data_is_refused(tmp_path: Path, models: Models, poo
     run(folder, options, pool)
     with pytest.raises(InvalidArgumentError, match="holds a run with other options"):
         Trainer(folder, options, pool, LanguageModel.load(options.llm), {**DATA, "questions": "sets/other.json"})
+
+
+def test_a_folder_of_another_release_is_refused(tmp_path: Path, models: Models, pool: EditPool) -> None:
+    folder = tmp_path / "run"
+    options = models.options(steps=1)
+    run(folder, options, pool)
+    state = load_file(folder / "state.safetensors")
+    del state["model.key_axes"]
+    save_file(state, folder / "state.safetensors")
+    with pytest.raises(InvalidArgumentError, match="holds a run of another release, without key_axes"):
+        run(folder, options, pool)
 
 
 def test_neither_the_llm_nor_word_embeddings_change_and_all_else_does(
