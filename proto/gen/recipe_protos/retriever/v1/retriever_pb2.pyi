@@ -146,8 +146,7 @@ class RetrieveResponse(_message.Message):
     """Whether a fact applies."""
     similarity: _builtins.float
     """Inner product of the query and the key of the best fact, from which the mean key was taken as from the sentinel;
-    unitless, unbounded, and to be compared within one model version only. Set on a hit only: a miss transfers nothing
-    from the store.
+    unitless, unbounded, and to be compared within one model version only. Set on a hit only: a miss reads no fact.
     """
     sentinel_similarity: _builtins.float
     """The threshold for this query, unitless and unbounded: its inner product with the sentinel, and what is added for
