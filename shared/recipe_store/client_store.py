@@ -37,12 +37,12 @@ from recipe_store.point_store import (
     KEY,
     LEADING,
     LEADING_CANDIDATES,
-    LEADING_NUMBERS,
     SCANNED_FACTS,
     ConditionalPoint,
     Part,
     PointStore,
     leading,
+    vector_sizes,
 )
 from recipe_store.schema import StoreSchema
 
@@ -294,11 +294,8 @@ class ClientStore(PointStore):
         self._create(
             name,
             vectors_config={
-                KEY: models.VectorParams(size=self.key_size, distance=models.Distance.DOT),
-                LEADING: models.VectorParams(
-                    size=min(LEADING_NUMBERS, self.key_size),
-                    distance=models.Distance.DOT,
-                ),
+                name: models.VectorParams(size=size, distance=models.Distance.DOT)
+                for name, size in vector_sizes(self.key_size).items()
             },
             optimizers_config=models.OptimizersConfigDiff(indexing_threshold=scanned_kilobytes),
             hnsw_config=models.HnswConfigDiff(m=0),  # no graph

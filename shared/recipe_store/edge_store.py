@@ -21,12 +21,12 @@ from recipe_store.point_store import (
     KEY,
     LEADING,
     LEADING_CANDIDATES,
-    LEADING_NUMBERS,
     SCANNED_FACTS,
     ConditionalPoint,
     Part,
     PointStore,
     leading,
+    vector_sizes,
 )
 from recipe_store.schema import StoreSchema
 
@@ -97,7 +97,7 @@ class EdgeStore(PointStore):
         """
         with _edge_errors(self._path):
             self._facts.engine.optimize()
-            return int(self._facts.engine.info().indexed_vectors_count) // len((KEY, LEADING))
+            return int(self._facts.engine.info().indexed_vectors_count) // len(vector_sizes(self.key_size))
 
     def close(self) -> None:
         with _edge_errors(self._path):
@@ -272,8 +272,8 @@ def _fact_config(key_size: int) -> edge.EdgeConfig:
     two_bits = edge.TurboQuantQuantizationConfig(always_ram=True, bits=edge.TurboQuantBitSize.Bits2)
     return edge.EdgeConfig(
         {
-            KEY: edge.EdgeVectorParams(size=key_size, distance=edge.Distance.Dot),
-            LEADING: edge.EdgeVectorParams(size=min(LEADING_NUMBERS, key_size), distance=edge.Distance.Dot),
+            name: edge.EdgeVectorParams(size=size, distance=edge.Distance.Dot)
+            for name, size in vector_sizes(key_size).items()
         },
         quantization_config=two_bits,
         hnsw_config=edge.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=scanned_kilobytes),

@@ -275,6 +275,11 @@ class PointStore(ABC):
         )
 
 
+def vector_sizes(key_size: int) -> dict[str, int]:
+    """How many numbers each vector of a point has, by name."""
+    return {KEY: key_size, LEADING: min(LEADING_NUMBERS, key_size)}
+
+
 def leading(vector: NDArray[np.float32]) -> NDArray[np.float32]:
     """The first numbers of a key or query [R], by which candidates are found."""
     return vector[:LEADING_NUMBERS]
