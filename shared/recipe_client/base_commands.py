@@ -52,7 +52,7 @@ def _rebuild(settings: "EncoderSettings") -> "Rebuilt":
     from recipe_encoder.__main__ import open_server_store  # noqa: PLC0415
     from recipe_model.editor import RecipeEditor  # noqa: PLC0415
 
-    editor = RecipeEditor.load(settings.checkpoint, settings.encoder, settings.llm)
+    editor = RecipeEditor.load(settings.checkpoint, settings.encoder, settings.llm, device=settings.device)
     with closing(open_server_store(settings, editor)) as store:
         return Rebuild(settings.kafka_bootstrap_servers, settings.topic, editor, store).run()
 

@@ -21,7 +21,7 @@ from recipe_model.identity import ModelIdentity, fingerprint
 from recipe_model.networks import RecipeModel, RecipeSizes
 from recipe_model.pretrained import TextEncoder, WordEmbeddings
 
-FORMAT = "recipe-checkpoint/4"
+FORMAT = "recipe-checkpoint/5"
 KEY_AXES = "key_axes"
 DEFAULT_CHECKPOINT = (
     Path(__file__).parent / "checkpoints" / "smollm2-135m-instruct--all-minilm-l6-v2" / "recipe.safetensors"
@@ -145,7 +145,12 @@ def trained_tensors(model: RecipeModel) -> dict[str, Tensor]:
         for name, value in module.named_buffers()
         if value.is_floating_point()  # not the count of batches that the statistics were taken over
     }
-    return parameters | constants | {"sentinel_growth": model.sentinel_growth, KEY_AXES: model.key_axes}
+    given = {
+        "sentinel_offset": model.sentinel_offset,
+        "sentinel_growth": model.sentinel_growth,
+        KEY_AXES: model.key_axes,
+    }
+    return parameters | constants | given
 
 
 def _stored(name: str, value: Tensor) -> Tensor:

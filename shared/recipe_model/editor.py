@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerBase
 from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_common.knowledge_text import statement_text
 from recipe_model.checkpoint import build_model, read_checkpoint
+from recipe_model.defaults import DEFAULT_DEVICE
 from recipe_model.networks import RecipeModel, sentinel_rise
 from recipe_model.onnx_encoder import on_onnx_runtime
-from recipe_model.pretrained import load_text_encoder, load_word_embeddings
+from recipe_model.pretrained import available_device, load_text_encoder, load_word_embeddings
 from recipe_model.prompt_words import PromptWords
 from recipe_model.tokenized_texts import tokenize
 
@@ -28,7 +29,7 @@ class QueryVector:
     """A question as retrieval sees it."""
 
     vector: Float32  # r~_q [R], along the axes of the stored keys
-    sentinel_similarity: float  # r~_q . r_Theta, r_Theta taken as keys are stored
+    sentinel_similarity: float  # r~_q . r_Theta + a sqrt(R), r_Theta taken as keys are stored
     sentinel_growth: float = 0.0  # b sqrt(R)
 
     def threshold(self, facts: int) -> float:
@@ -46,42 +47,49 @@ class QueryEncoder:
         self._model = model
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
+        self._device = model.key_axes.device
         with torch.inference_mode():
             self._sentinel = model.stored_keys(model.sentinel())
-            self._growth = model.threshold_growth
+            self._offset, self._growth = model.threshold_offset, model.threshold_growth
 
     @classmethod
-    def load(cls, checkpoint: Path | None = None, encoder_id: str | None = None) -> "QueryEncoder":
-        """Load a checkpoint (default: the shipped one) and join it to its encoder.
+    def load(
+        cls, checkpoint: Path | None = None, encoder_id: str | None = None, *, device: str = DEFAULT_DEVICE
+    ) -> "QueryEncoder":
+        """Load a checkpoint (default: the shipped one) and join it to its encoder, on a device that PyTorch names.
 
         `encoder_id` says where that encoder lies, if not where it lay when the checkpoint was trained.
 
         Raises CheckpointError or ModelUnavailableError, each with the reason and the fix.
         """
+        place = available_device(device)
         verified = read_checkpoint(checkpoint)
         encoder = load_text_encoder(encoder_id or verified.config.encoder.model_id)
-        model = build_model(verified, encoder)
+        model = build_model(verified, encoder).to(place)
         queries = QueryEncoder(model, encoder.tokenizer, encoder.max_tokens, verified.model_version)
         queries._speed_up()
         return queries
 
     def query(self, questions: Sequence[str]) -> list[QueryVector]:
         """Encode questions. Raises InvalidArgumentError for one that is longer than the encoder can read."""
-        with torch.inference_mode():
-            # An arrow in a question is no mark, as one that a publisher wrote is none.
-            texts = [statement_text(question) for question in questions]
-            queries = self._model.searching_queries(self._model.queries(self._features(texts, "query")))
-            scores = queries @ self._sentinel  # [b]
-        return [
-            QueryVector(vector, float(score), self._growth)
-            for vector, score in zip(queries.numpy(), scores, strict=True)
-        ]
+        queries, scores = (result.cpu().numpy() for result in self._compared(questions))
+        return [QueryVector(vector, float(score), self._growth) for vector, score in zip(queries, scores, strict=True)]
 
     def reads(self, text: str) -> bool:
         """Whether a text is short enough to be encoded."""
         return len(self._tokenizer(text)["input_ids"]) <= self._max_tokens
 
+    @torch.inference_mode()
+    def _compared(self, questions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Query representations [b, R] and what the similarity of a fact must exceed [b]."""
+        # An arrow in a question is no mark, as one that a publisher wrote is none.
+        texts = [statement_text(question) for question in questions]
+        queries = self._model.searching_queries(self._model.queries(self._features(texts, "query")))
+        return queries, queries @ self._sentinel + self._offset
+
     def _speed_up(self) -> None:
+        if self._device.type != DEFAULT_DEVICE:
+            return  # PyTorch is at home there
         # After the sentinel has been computed, which is made of embeddings that no token has.
         self._model.encoder = on_onnx_runtime(self._model.encoder)  # type: ignore[assignment]
 
@@ -96,7 +104,7 @@ class QueryEncoder:
                     )
                 ]
             )
-        return self._model.features(tokens)
+        return self._model.features(tokens.to(self._device))
 
 
 class RecipeEditor(QueryEncoder):
@@ -115,7 +123,12 @@ class RecipeEditor(QueryEncoder):
 
     @classmethod
     def load(
-        cls, checkpoint: Path | None = None, encoder_id: str | None = None, llm_id: str | None = None
+        cls,
+        checkpoint: Path | None = None,
+        encoder_id: str | None = None,
+        llm_id: str | None = None,
+        *,
+        device: str = DEFAULT_DEVICE,
     ) -> "RecipeEditor":
         """Load as QueryEncoder does, and the words of the checkpoint's LLM.
 
@@ -123,10 +136,11 @@ class RecipeEditor(QueryEncoder):
 
         Raises CheckpointError or ModelUnavailableError, each with the reason and the fix.
         """
+        place = available_device(device)
         verified = read_checkpoint(checkpoint)
         config = verified.config
         encoder = load_text_encoder(encoder_id or config.encoder.model_id)
-        model = build_model(verified, encoder)
+        model = build_model(verified, encoder).to(place)
         words = load_word_embeddings(llm_id or config.llm.model_id)
         verified.require_words(words)
         prompt_words = PromptWords(words.table, words.tokenizer, config.sizes.prompt_tokens)
@@ -140,8 +154,12 @@ class RecipeEditor(QueryEncoder):
         Raises InvalidArgumentError for a text that is longer than the encoder can read: cutting it would
         store a fact nobody published.
         """
-        with torch.inference_mode():
-            keys = self._model.keys(self._features(texts, "statement"))
-            prompts = self._model.prompts(keys, self._prompt_words(texts))
-            stored = self._model.stored_keys(keys)
-        return stored.numpy(), prompts.to(torch.float16).numpy()
+        keys, prompts = self._encoded(texts)
+        return keys.cpu().numpy(), prompts.cpu().numpy()
+
+    @torch.inference_mode()
+    def _encoded(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Stored keys [b, R] in float32 and prompts [b, l, d] in float16."""
+        keys = self._model.keys(self._features(texts, "statement"))
+        prompts = self._model.prompts(keys, self._prompt_words(texts).to(self._device))
+        return self._model.stored_keys(keys), prompts.to(torch.float16)

@@ -7,8 +7,9 @@
     p_k     = w_k + MLP_P(r_k)          continuous prompt in the LLM's embedding space         [l, d]
     r_Theta = MLP_K(pool(f_rm(Theta)) ++ 0)  knowledge sentinel, Theta = c trainable pseudo-tokens  [R]
 
-Among n facts a query hits j = argmax_j r~_q . r_kj exactly when r~_q . r_kj > r~_q . r_Theta + b sqrt(R) ln+(n / 1000),
-ln+ being 0 below 1. The last term is not the paper's: the best of n wrong keys grows with n, and the sentinel with it.
+Among n facts a query hits j = argmax_j r~_q . r_kj exactly when
+r~_q . r_kj > r~_q . r_Theta + sqrt(R) (a + b ln+(n / 1000)), ln+ being 0 below 1. The last terms are not the paper's:
+the best of n wrong keys grows with n, and the sentinel with it; a moves it for all questions alike.
 What is stored and searched are keys and queries along other axes (`stored_keys`), which leaves the margins as they are.
 """
 
@@ -115,11 +116,12 @@ def sentinel_rise(facts: int) -> float:
 class RecipeModel(nn.Module):
     """All that RECIPE trains: the text encoder f_rm, its three heads and the sentinel's pseudo-tokens Theta.
 
-    The sentinel's growth b is given, not trained, and the axes are taken from keys. The encoder's word embeddings stay
-    frozen: a checkpoint then holds only what training changed, and words that training never saw keep the place
-    pre-training gave them.
+    The sentinel's offset a and growth b are given, not trained, and the axes are taken from keys. The encoder's word
+    embeddings stay frozen: a checkpoint then holds only what training changed, and words that training never saw keep
+    the place pre-training gave them.
     """
 
+    sentinel_offset: Tensor
     sentinel_growth: Tensor
     key_axes: Tensor
 
@@ -133,6 +135,7 @@ class RecipeModel(nn.Module):
         self.query_head = RepresentationHead(sizes.features, sizes.representation)
         self.prompt_head = PromptHead(sizes)
         self.sentinel_tokens = nn.Parameter(self._random_words(sizes.sentinel_tokens))
+        self.register_buffer("sentinel_offset", torch.zeros(()))  # a
         self.register_buffer("sentinel_growth", torch.zeros(()))  # b
         self.register_buffer("key_axes", torch.eye(sizes.representation))
 
@@ -180,6 +183,11 @@ class RecipeModel(nn.Module):
         To take it from both leaves every decision as it is, and what is stored is a tenth as long.
         """
         return self.prompt_head.standardise.get_buffer("running_mean")
+
+    @property
+    def threshold_offset(self) -> float:
+        """a sqrt(R), which the threshold holds beside r~_q . r_Theta."""
+        return float(self.sentinel_offset) * float(self.sizes.representation**0.5)
 
     @property
     def threshold_growth(self) -> float:

@@ -88,6 +88,17 @@ def resolve_precision(precision: Precision) -> torch.dtype:
     return torch.float32 if precision == "float32" else torch.bfloat16
 
 
+def available_device(name: str) -> torch.device:
+    """A device by the name that PyTorch gives it. Raises ModelUnavailableError unless a tensor can be put there."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (AssertionError, RuntimeError) as error:
+        fix = "choose cpu, or install PyTorch's build for that device on a machine that has one"
+        raise ModelUnavailableError(f"device: {name!r} cannot be used ({error}); {fix}") from error
+    return device
+
+
 def load_text_encoder(model_id: str = DEFAULT_ENCODER) -> TextEncoder:
     """Load a Hugging Face text encoder. Raises ModelUnavailableError naming the fix."""
     with _loading(model_id):

@@ -1,8 +1,9 @@
 """Texts as the encoder reads them, and which of their tokens a text is compared by: those of its question."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -17,6 +18,15 @@ class TokenizedTexts:
     attention_mask: Tensor  # [b, t]
     question_mask: Tensor  # [b, t], of the question's tokens and those that begin and end the text
     questions: list[str]  # [b]
+
+    def to(self, device: torch.device) -> "TokenizedTexts":
+        """The same with its tensors on a device."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+            question_mask=self.question_mask.to(device),
+        )
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int | None = None) -> TokenizedTexts:

@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
@@ -36,10 +36,12 @@ NAMESPACE = "bench"
 NEW_TOKENS = 32
 ASKED = 64  # facts that are asked for
 CLIENTS = (1, 8, 32)
-EDITED, UNEDITED, TEXT = "edited", "unedited", "text_in_prompt"
+EDITED, UNEDITED, TEXT, RETRIEVED = "edited", "unedited", "text_in_prompt", "retrieved_text_in_prompt"
 SHORT = 8  # tokens of a request while the queue is full
 HEALTH_EVERY = 0.05  # seconds between health checks meanwhile
 DEADLINE = 60.0  # seconds, of such a request
+
+Retriever: TypeAlias = "retriever_pb2_grpc.RetrieverServiceAsyncStub"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,27 +99,25 @@ def question(number: int) -> str:
     return f"The serial number of machine {number} is"
 
 
-async def answerable(retriever: str, facts: int) -> list[int]:
+async def answerable(retriever: Retriever, facts: int) -> list[int]:
     """Some facts that are found by their questions."""
     found = []
-    async with grpc.aio.insecure_channel(retriever) as channel:
-        stub: retriever_pb2_grpc.RetrieverServiceAsyncStub = retriever_pb2_grpc.RetrieverServiceStub(channel)
-        for number in range(facts):
-            query = retriever_pb2.RetrieveRequest(namespace=NAMESPACE, query=question(number))
-            if (await stub.Retrieve(query)).fact.fact_id == str(number):
-                found.append(number)
-            if len(found) == ASKED:
-                break
+    for number in range(facts):
+        query = retriever_pb2.RetrieveRequest(namespace=NAMESPACE, query=question(number))
+        if (await retriever.Retrieve(query)).fact.fact_id == str(number):
+            found.append(number)
+        if len(found) == ASKED:
+            break
     if not found:
         raise RuntimeError(f"none of {facts} facts is found by its question")
     return found
 
 
-def request(number: int, mode: str, tokens: int = NEW_TOKENS) -> pb.GenerateRequest:
+def request(number: int, mode: str, tokens: int = NEW_TOKENS, fact: str = "") -> pb.GenerateRequest:
     """A question about a stored fact: with the fact as an edit, without it, or with it as text in front."""
     return pb.GenerateRequest(
         namespace=NAMESPACE,
-        prompt=f"{statement(number)}. {question(number)}" if mode == TEXT else question(number),
+        prompt=f"{fact}. {question(number)}" if fact else question(number),
         knowledge=pb.KNOWLEDGE_MODE_ON if mode == EDITED else pb.KNOWLEDGE_MODE_OFF,
         max_new_tokens=tokens,
     )
@@ -130,11 +130,22 @@ def require(answer: pb.GenerateResponse, mode: str) -> None:
         raise RuntimeError(f"not a measurement of {mode}: {answer}")
 
 
-async def timed(server: Server, number: int, mode: str) -> tuple[float, float]:
+async def fact_as_text(retriever: Retriever, number: int, mode: str) -> str:
+    """What is put in front of the question: the fact, known beforehand or searched for first, as an edit's is."""
+    if mode == TEXT:
+        return statement(number)
+    if mode == RETRIEVED:
+        query = retriever_pb2.RetrieveRequest(namespace=NAMESPACE, query=question(number))
+        return (await retriever.Retrieve(query)).fact.statement
+    return ""
+
+
+async def timed(server: Server, retriever: Retriever, number: int, mode: str) -> tuple[float, float]:
     """Seconds to the first piece of text, and to the end."""
     begun = time.perf_counter()
     first = 0.0
-    streamed = pb.GenerateStreamRequest(request=request(number, mode))
+    fact = await fact_as_text(retriever, number, mode)
+    streamed = pb.GenerateStreamRequest(request=request(number, mode, fact=fact))
     async for part in server.stub.GenerateStream(streamed):
         if part.HasField("text") and not first:
             first = time.perf_counter() - begun
@@ -142,15 +153,15 @@ async def timed(server: Server, number: int, mode: str) -> tuple[float, float]:
     return first, time.perf_counter() - begun
 
 
-async def latency(servers: list[Server], numbers: list[int], repeats: int) -> dict[str, Any]:
-    """One client: what an edit costs, with its retrieval, and what the fact as text does."""
-    modes = (EDITED, UNEDITED, TEXT)
+async def latency(servers: list[Server], retriever: Retriever, numbers: list[int], repeats: int) -> dict[str, Any]:
+    """One client: what an edit costs, with its retrieval, and what the fact as text does, without and with one."""
+    modes = (EDITED, UNEDITED, TEXT, RETRIEVED)
     times: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for repeat in range(-1, repeats):
         for turn in range(len(modes)):
             mode = modes[(turn + repeat) % len(modes)]
             for server in servers:
-                seconds = await timed(server, numbers[repeat % len(numbers)], mode)
+                seconds = await timed(server, retriever, numbers[repeat % len(numbers)], mode)
                 if repeat >= 0:  # the first round warms up
                     times.setdefault((server.name, mode), []).append(seconds)
     return {server.name: _compared({mode: times[server.name, mode] for mode in modes}) for server in servers}
@@ -165,6 +176,7 @@ def _compared(times: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
     return {
         "edited_over_unedited": ratio(UNEDITED),
         "edited_over_text_in_prompt": ratio(TEXT),
+        "edited_over_retrieved_text_in_prompt": ratio(RETRIEVED),
         **{
             mode: {
                 "first_token_ms": 1000 * median(first for first, _ in each),
@@ -264,9 +276,11 @@ async def pressure(server: Server, numbers: list[int], clients: int) -> dict[str
 async def measure(vllm: Path | None, facts: int, repeats: int, rounds: int, clients: int) -> dict[str, Any]:
     """All figures."""
     async with AsyncExitStack() as started:
-        retriever = child(sys.executable, "bench.generation_retriever", str(facts))
-        address = f"127.0.0.1:{(await started.enter_async_context(retriever))[1]}"
-        numbers = await answerable(address, facts)
+        running = child(sys.executable, "bench.generation_retriever", str(facts))
+        address = f"127.0.0.1:{(await started.enter_async_context(running))[1]}"
+        channel = await started.enter_async_context(grpc.aio.insecure_channel(address))
+        retriever: Retriever = retriever_pb2_grpc.RetrieverServiceStub(channel)
+        numbers = await answerable(retriever, facts)
         pythons = {ONE_BY_ONE: sys.executable, TRANSFORMERS: sys.executable}
         if vllm is not None:
             pythons[VLLM] = str(vllm)
@@ -275,7 +289,7 @@ async def measure(vllm: Path | None, facts: int, repeats: int, rounds: int, clie
         ]
         ours = servers[1:]
         print("measuring what an edit costs", file=sys.stderr, flush=True)
-        compared = await latency(ours, numbers, repeats)
+        compared = await latency(ours, retriever, numbers, repeats)
         print("measuring tokens per second", file=sys.stderr, flush=True)
         rates = await throughput(servers, numbers, rounds)
         edited = await throughput(ours, numbers, 1, EDITED)
@@ -285,6 +299,7 @@ async def measure(vllm: Path | None, facts: int, repeats: int, rounds: int, clie
             "facts": facts,
             "edited_over_unedited": compared[TRANSFORMERS]["edited_over_unedited"],
             "edited_over_text_in_prompt": compared[TRANSFORMERS]["edited_over_text_in_prompt"],
+            "edited_over_retrieved_text_in_prompt": compared[TRANSFORMERS]["edited_over_retrieved_text_in_prompt"],
             "latency": compared,
             "tokens_per_second": rates,
             "tokens_per_second_edited": edited,

@@ -49,7 +49,7 @@ def run(settings: EncoderSettings, stop: Event) -> None:
     """
     registry = CollectorRegistry()
     metrics = EncoderMetrics(registry)
-    editor = RecipeEditor.load(settings.checkpoint, settings.encoder, settings.llm)
+    editor = RecipeEditor.load(settings.checkpoint, settings.encoder, settings.llm, device=settings.device)
     editor.encode(["The first statement takes longer."])
     with closing(open_store(settings, editor)) as store:
         worker = Worker(settings, editor, store, metrics, stop=stop)

@@ -6,6 +6,8 @@ from typing import Final, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from recipe_model.defaults import DEFAULT_DEVICE
+
 ENV_PREFIX: Final = "RECIPE_ENCODER_"
 
 Assignment = Literal["group", "manual"]
@@ -87,6 +89,10 @@ class EncoderSettings(BaseSettings):
         default=None,
         description="where the checkpoint's LLM lies, of which only the word embeddings are read; as the checkpoint"
         " says if unset",
+    )
+    device: str = Field(
+        default=DEFAULT_DEVICE,
+        description="where PyTorch runs the text encoder, as it names devices: cpu, or cuda for a GPU",
     )
 
     metrics_host: str = Field(default="127.0.0.1", description="address of /metrics and /ready")

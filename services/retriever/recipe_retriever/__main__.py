@@ -14,7 +14,9 @@ from recipe_store.client_store import open_client_store
 async def serve(settings: RetrieverSettings) -> None:
     """Load, serve, and drain when a stop signal comes."""
     stop = stop_event()
-    editor = await unless_stopped(stop, lambda: QueryEncoder.load(settings.checkpoint, settings.encoder))
+    editor = await unless_stopped(
+        stop, lambda: QueryEncoder.load(settings.checkpoint, settings.encoder, device=settings.device)
+    )
     if editor is None:
         return
     api_key = settings.qdrant_api_key

@@ -6,6 +6,8 @@ from typing import Final
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from recipe_model.defaults import DEFAULT_DEVICE
+
 ENV_PREFIX: Final = "RECIPE_RETRIEVER_"
 MAX_QUERIES: Final = 64  # of one batch
 
@@ -25,6 +27,10 @@ class RetrieverSettings(BaseSettings):
     checkpoint: Path | None = Field(default=None, description="RECIPE checkpoint; the shipped one if unset")
     encoder: str | None = Field(
         default=None, description="where the checkpoint's text encoder lies; as the checkpoint says if unset"
+    )
+    device: str = Field(
+        default=DEFAULT_DEVICE,
+        description="where PyTorch runs the text encoder, as it names devices: cpu, or cuda for a GPU",
     )
     workers: int = Field(default=2, ge=1, description="threads that search; one more encodes")
     max_inside: int = Field(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_trainer.datasets import Edit, Question
-from recipe_trainer.wordings import Wordings, alias, other_form, with_subject
+from recipe_trainer.wordings import Wordings, alias, other_form, sibling, with_subject
 
 _WORD = re.compile(r"\w+")
 _NAME = re.compile(r"[A-Z]\w+(?: [A-Z]\w+)*")
@@ -27,6 +27,7 @@ class Draw:
     paraphrase: str  # the edit's own prompt where no other wording is known
     unrelated: Question | None
     other_relation: str | None  # a question about the edit's subject that it does not answer
+    sibling: str | None  # the edit's question about a subject that differs in one word or digit
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Mixture:
 
     edits: int
     other_relations: int
+    siblings: int
     ordinary_texts: int
     named_subjects: float
     versions: int
@@ -75,6 +77,9 @@ class EditPool:
         answers = sorted({edit.answer for edit in self.edits})
         self._subjects = sorted({edit.subject for edit in self.edits if edit.subject})
         self._answers = [group for group in (answers, self._subjects, list(words)) if group]
+        self._subjects_of_length: dict[int, list[str]] = {}  # in words
+        for subject in self._subjects:
+            self._subjects_of_length.setdefault(len(subject.split()), []).append(subject)
         self._by_subject: dict[str, list[int]] = {}
         for index, edit in enumerate(self.edits):
             if edit.subject:
@@ -94,7 +99,13 @@ class EditPool:
             (which,) = random_.choices(range(len(self._sizes)), self._weights)
             chosen[self._starts[which] + random_.randrange(self._sizes[which])] = None
         draws = [
-            self._one(random_, index, mixture, other_relation=place < mixture.other_relations)
+            self._one(
+                random_,
+                index,
+                mixture,
+                other_relation=place < mixture.other_relations,
+                sibling=place >= mixture.edits - mixture.siblings,
+            )
             for place, index in enumerate(chosen)
         ]
         draws = self._with_versions(random_, draws, mixture.versions)
@@ -118,11 +129,14 @@ class EditPool:
                 found.update(self._by_subject.get(" ".join(words[start : start + length]), ()))
         return found
 
-    def _one(self, random_: random.Random, index: int, mixture: Mixture, *, other_relation: bool) -> Draw:
+    def _one(
+        self, random_: random.Random, index: int, mixture: Mixture, *, other_relation: bool, sibling: bool
+    ) -> Draw:
         edit = self.edits[index]
         wordings = edit.paraphrases + self._wordings.same_relation(edit)
         others = self._wordings.other_relations(edit) if other_relation else ()
         paraphrase = random_.choice(wordings) if wordings else edit.prompt
+        about_sibling = self._about_sibling(random_, edit.subject, (edit.prompt, paraphrase)) if sibling else None
         if random_.random() < mixture.other_forms:
             paraphrase = other_form(paraphrase) or paraphrase
         if edit.subject and random_.random() < mixture.aliases:
@@ -136,7 +150,16 @@ class EditPool:
             paraphrase=paraphrase,
             unrelated=random_.choice(edit.unrelated) if edit.unrelated else None,
             other_relation=random_.choice(others) if others else None,
+            sibling=about_sibling,
         )
+
+    def _about_sibling(self, random_: random.Random, subject: str, questions: Sequence[str]) -> str | None:
+        """One of the questions about another subject than this one, None where no rule makes one."""
+        asked = random_.choice(questions)
+        if not subject or subject not in asked:
+            return None
+        other = sibling(random_, subject, random_.choice(self._subjects_of_length[len(subject.split())]))
+        return None if other is None else asked.replace(subject, other)
 
     def _with_versions(self, random_: random.Random, draws: Sequence[Draw], most: int) -> list[Draw]:
         """The draws, and behind them versions of some: the question in another wording, with another answer.
@@ -151,7 +174,7 @@ class EditPool:
             if others := self._wordings.same_relation(draw.edit):
                 plain[place] = replace(draw, paraphrase=random_.choice((*draw.edit.paraphrases, draw.edit.prompt)))
                 edit = Edit(prompt=random_.choice(others), answer=self._any_answer(random_), subject=draw.edit.subject)
-                versions.append(Draw(draw.index, edit, edit.knowledge, edit.prompt, None, None))
+                versions.append(Draw(draw.index, edit, edit.knowledge, edit.prompt, None, None, None))
         return plain + versions
 
     def _ordinary(self, random_: random.Random, draws: Sequence[Draw], named: float) -> tuple[str, int]:
@@ -184,11 +207,13 @@ def naming(random_: random.Random, text: str, subject: str) -> str:
     return text[: place.start()] + subject + text[place.end() :]
 
 
-def with_typos(random_: random.Random, text: str, rate: float) -> str:
-    """With probability `rate` give the text one slip: a letter swapped, dropped or doubled."""
+def with_typos(random_: random.Random, text: str, rate: float, *, spared: str = "") -> str:
+    """With probability `rate` give the text one slip: a letter swapped, dropped or doubled, none of those `spared`."""
     if len(text) < 4 or random_.random() >= rate:  # noqa: PLR2004 (a shorter text would lose its meaning)
         return text
     at = random_.randrange(1, len(text) - 2)
+    if text[at] in spared or text[at + 1] in spared:
+        return text
     slip = random_.choice(("swap", "drop", "double"))
     if slip == "swap":
         return text[:at] + text[at + 1] + text[at] + text[at + 2 :]

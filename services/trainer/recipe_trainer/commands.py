@@ -18,6 +18,7 @@ from recipe_common.command_line import result_console
 from recipe_common.errors import FieldViolation, InvalidArgumentError, UnavailableError
 from recipe_trainer.batches import EditPool
 from recipe_trainer.datasets import Edit, load_edits, load_questions, load_texts, split_held_out
+from recipe_trainer.families import family_facts
 from recipe_trainer.options import TrainOptions
 from recipe_trainer.ordinary_text import PASSAGES, leading_sentences, ordinary_texts, passages
 
@@ -43,7 +44,12 @@ def train(
         str | None,
         typer.Option(help="FILE or FILE=N: edits, or the first N of them, to watch, not to learn from."),
     ] = None,
-    initial: Annotated[Path | None, typer.Option(help="Checkpoint to start from, not from scratch.")] = None,
+    initial: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Checkpoint to start from, not from scratch; FILE=WEIGHT, repeated, from the mean of several."
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = TrainOptions().steps,
     seed: Annotated[int, typer.Option(help="Seed of draws, initial weights and dropout.")] = 0,
     option: Annotated[
@@ -54,14 +60,16 @@ def train(
     """Train a RECIPE model: the LLM stays frozen, the encoder, heads and sentinel learn."""
     from recipe_model.checkpoint import read_checkpoint  # noqa: PLC0415 (torch takes seconds; --help need not wait)
     from recipe_model.language_model import LanguageModel  # noqa: PLC0415
+    from recipe_trainer.averaging import mean_of  # noqa: PLC0415
     from recipe_trainer.training import Trainer  # noqa: PLC0415
 
     options = _options({"steps": steps, "seed": seed}, option or [])
     watched = [] if dev is None else _first_edits("dev", dev)
     material = _read_material(data, questions, watched)
-    start = None if initial is None else read_checkpoint(initial)
+    starts = [_file_and_weight("initial", item) for item in initial or []]
+    start = mean_of([read_checkpoint(file) for file, _ in starts], [weight for _, weight in starts]) if starts else None
     llm = LanguageModel.load(options.llm)
-    version = Trainer(out, options, material.pool(llm), llm, material.record, start, watched).run()
+    version = Trainer(out, options, material.pool(llm, options), llm, material.record, start, watched).run()
     typer.echo(f"wrote {out / 'recipe.safetensors'} ({version})")
 
 
@@ -83,7 +91,6 @@ def ablate(
     edits = _first_edits("dev", dev)
     material = _read_material(data, questions, edits)
     editor, llm = _load_models(checkpoint, [out / "ablation.json"])
-    pool = material.pool(llm)
     variants, static = ablation.evaluate_variants(edits, material.tuning_edits(len(edits)), editor, llm)
     figures: dict[str, Any] = {
         "model_version": editor.model_version,
@@ -95,6 +102,7 @@ def ablate(
     }
     _write_json(out / "ablation.json", figures)
     options = _options_of(read_checkpoint(checkpoint)).model_copy(update={"steps": steps, "seed": seed})
+    pool = material.pool(llm, options)
     sizes = stability.evaluate_sizes(out, options, pool, llm, material.record, edits)
     figures |= {"steps": steps, "seed": seed, "sizes": [asdict(size) for size in sizes]}
     _write_json(out / "ablation.json", figures)
@@ -184,6 +192,30 @@ def evaluate_text(
     typer.echo(line + (f"; {result.too_long} texts are longer than the encoder reads" if result.too_long else ""))
 
 
+@eval_app.command("families")
+def evaluate_families(
+    *,
+    json_out: Annotated[Path, typer.Option("--json", help="File for the figures.")],
+    edits: Annotated[int, typer.Option(min=1, help="Members of each family to store.")] = 1_000,
+    asked: Annotated[int, typer.Option(min=1, help="Members to ask for, and as many that are not stored.")] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of the members.")] = 0,
+    checkpoint: Annotated[Path | None, typer.Option(help="RECIPE checkpoint; the shipped one if not given.")] = None,
+) -> None:
+    """Store facts that differ in one name, number or date, and ask for members that are stored and that are not."""
+    from recipe_model.editor import RecipeEditor  # noqa: PLC0415 (torch takes seconds; --help need not wait)
+    from recipe_trainer import evaluation  # noqa: PLC0415
+
+    json_out.parent.mkdir(parents=True, exist_ok=True)
+    result = evaluation.evaluate_families(edits, asked, seed, RecipeEditor.load(checkpoint))
+    _write_json(json_out, asdict(result))
+    columns = ("family", "stored", "right hits", "paraphrased", "asked, not stored", "false hits")
+    table = Table(*columns, title=result.model_version, caption="rates in percent")
+    for name, family in result.families.items():
+        rates = map(_percent, (family.right_hit, family.paraphrase_right_hit))
+        table.add_row(name, str(family.stored), *rates, str(family.absent), _percent(family.false_hit))
+    result_console().print(table)
+
+
 @eval_app.command("general")
 def evaluate_general(
     *,
@@ -245,9 +277,14 @@ class _Material:
     texts: list[list[str]]
     record: dict[str, Any]
 
-    def pool(self, llm: "LanguageModel") -> EditPool:
-        """The pool of a run with this LLM's words."""
-        return EditPool(self.sets, self.weights, self.texts, llm.whole_words())
+    def pool(self, llm: "LanguageModel", options: TrainOptions) -> EditPool:
+        """The pool of a run with this LLM's words, and with facts of families in the share that its options say."""
+        sets, weights = self.sets, self.weights
+        if options.families:
+            share = options.families / (1 - options.families)
+            sets = [*sets, family_facts([edit for edits in sets for edit in edits])]
+            weights = [*weights, share * sum(weights)]
+        return EditPool(sets, weights, self.texts, llm.whole_words())
 
     def tuning_edits(self, count: int) -> list[Edit]:
         """Edits, from all sets, with a paraphrase and an unrelated question each; fewer if there are no more."""
@@ -257,7 +294,7 @@ class _Material:
 
 def _read_material(data: list[str], questions: Path, held_out: list[Edit]) -> _Material:
     """Read everything, without edits whose prompt is one of `held_out`: a run must not learn what it is judged on."""
-    files = [_file_and_weight(item) for item in data]
+    files = [_file_and_weight("data", item) for item in data]
     prompts = {edit.prompt.casefold() for edit in held_out}
     found = [[edit for edit in load_edits(file) if edit.answer] for file, _ in files]  # no answer teaches nothing
     sets = [[edit for edit in edits if edit.prompt.casefold() not in prompts] for edits in found]
@@ -374,7 +411,7 @@ def _options_of(checkpoint: "Checkpoint") -> TrainOptions:
     return TrainOptions(**{name: recorded[name] for name in TrainOptions.model_fields if name in recorded})
 
 
-def _file_and_weight(item: str) -> tuple[Path, float]:
+def _file_and_weight(field: str, item: str) -> tuple[Path, float]:
     file, separator, weight = item.rpartition("=")
     if not separator:
         return Path(item), 1.0
@@ -384,7 +421,7 @@ def _file_and_weight(item: str) -> tuple[Path, float]:
         share = math.nan
     if not 0 < share < math.inf:
         raise InvalidArgumentError(
-            [FieldViolation("data", f"{weight!r} in {item!r} is not a weight; give a number above 0")]
+            [FieldViolation(field, f"{weight!r} in {item!r} is not a weight; give a number above 0")]
         )
     return Path(file), share
 

@@ -5,7 +5,7 @@ Every figure is a percentage, but for seconds; None where the data has no questi
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from recipe_model.editor import RecipeEditor
 from recipe_model.language_model import LanguageModel
 from recipe_trainer.batches import with_typos
 from recipe_trainer.datasets import Edit, Question
+from recipe_trainer.families import Family, held_out_families, held_out_words, members
 from recipe_trainer.knowledge_base import Asked, temporary_knowledge_base
 from recipe_trainer.scoring import answer_accuracy, exact_matches, free_agreement, teacher_forced_agreement
 
@@ -102,6 +103,27 @@ class TextEvaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class FamilyEvaluation:
+    """Retrieval in one family of facts that differ in a name, number or date, rates in percent."""
+
+    stored: int  # members
+    asked: int  # of them, each by its own prompt and by another wording
+    absent: int  # members that are not stored and were asked for
+    right_hit: float | None
+    paraphrase_right_hit: float | None
+    false_hit: float | None  # of the absent ones, on any stored member
+
+
+@dataclass(frozen=True, slots=True)
+class FamiliesEvaluation:
+    """Every held-out family, with the keys that its JSON has."""
+
+    seed: int
+    model_version: str
+    families: dict[str, FamilyEvaluation]
+
+
+@dataclass(frozen=True, slots=True)
 class _Scored:
     """Scores of questions, one by one, each from 0 to 1."""
 
@@ -159,6 +181,37 @@ def evaluate_text(edits: Sequence[Edit], texts: Sequence[str], editor: RecipeEdi
         false_hit=_mean([item.match is not None for item in asked]) or 0.0,
         examples=hits[:EXAMPLES],
     )
+
+
+def evaluate_families(stored: int, asked: int, seed: int, editor: RecipeEditor) -> FamiliesEvaluation:
+    """For each held-out family by itself: store members, then ask about some of them and about as many others.
+
+    Of a family that has not that many members half are stored.
+    """
+    return FamiliesEvaluation(
+        seed=seed,
+        model_version=editor.model_version,
+        families={
+            name: _evaluate_family(family, stored, asked, random.Random(seed), editor)  # noqa: S311 (no secret)
+            for name, family in held_out_families().items()
+        },
+    )
+
+
+def _evaluate_family(
+    family: Family, stored: int, asked: int, random_: random.Random, editor: RecipeEditor
+) -> FamilyEvaluation:
+    known = members(family, held_out_words(), random_, stored + asked)
+    if len(known) < stored + asked:
+        stored = len(known) // 2
+    present, absent = known[:stored], known[stored:][:asked]
+    probed = present[:asked]
+    with temporary_knowledge_base(editor) as base:
+        base.store(present)
+        own = base.ask([(number, Question(edit.prompt)) for number, edit in enumerate(probed)])
+        rephrased = base.ask([(number, Question(edit.paraphrases[0])) for number, edit in enumerate(probed)])
+        others = base.ask([(-1, Question(edit.prompt)) for edit in absent])
+    return FamilyEvaluation(len(present), len(probed), len(absent), **asdict(_retrieval_rates(own, rephrased, others)))
 
 
 def _questions(edits: Sequence[Edit]) -> tuple[Numbered, Numbered, Numbered, Numbered]:

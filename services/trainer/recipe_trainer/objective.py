@@ -1,6 +1,7 @@
 """One training step's loss: encode, contrast against many keys, and ask the LLM a few of the edits."""
 
 import random
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -114,7 +115,8 @@ class Objective:
             *(draw.paraphrase for draw in batch.draws),
             *_out_of_scope(batch),
         ]
-        slipped = [with_typos(random_, query, self._options.typo_rate) for query in queries]
+        # A slip in a number asks for something else.
+        slipped = [with_typos(random_, query, self._options.typo_rate, spared=string.digits) for query in queries]
         representations = self._model.queries(self.features(slipped))
         inside = 2 * len(batch.draws)
         return Encoded(
@@ -144,6 +146,7 @@ class Objective:
             encoded.sentinel,
             torch.cat([encoded.keys, old_keys]),
         )
+        scores[:, 0] += self._model.sentinel_offset
         own = torch.arange(1, 1 + len(batch.draws)).repeat(2)
         own = torch.cat([own, torch.zeros(len(encoded.out_of_scope), dtype=torch.long)])
         return ContrastBatch(scores, own, self._blocked(batch, indices))
@@ -214,4 +217,5 @@ def _owners(batch: Batch) -> list[int]:
 def _with_owners(batch: Batch) -> list[tuple[str, int]]:
     neighbours = [(draw.unrelated.text, draw.index) for draw in batch.draws if draw.unrelated]
     others = [(draw.other_relation, draw.index) for draw in batch.draws if draw.other_relation]
-    return neighbours + others + batch.ordinary
+    siblings = [(draw.sibling, draw.index) for draw in batch.draws if draw.sibling]
+    return neighbours + others + siblings + batch.ordinary

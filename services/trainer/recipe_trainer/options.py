@@ -20,6 +20,10 @@ class TrainOptions(BaseModel):
     locality_weight: float = Field(default=0.05, ge=0, description="weight of leaving that question's answer alone")
     contrast_edits: int = Field(default=80, ge=2, description="edits a step in the contrastive losses")
     other_relations: int = Field(default=24, ge=0, description="how many of them ask of their subject something else")
+    siblings: int = Field(default=24, ge=0, description="how many ask of another subject, by one word or digit")
+    families: float = Field(
+        default=0.12, ge=0, lt=1, description="share of draws out of families of facts made by rule"
+    )
     ordinary_texts: int = Field(default=32, ge=0, description="open questions and other text that must hit nothing")
     named_subjects: float = Field(default=0.2, ge=0, le=1, description="share of sentences that name an edit's subject")
     versions: int = Field(default=2, ge=0, description="edits a step whose version in another wording is told apart")
@@ -40,6 +44,7 @@ class TrainOptions(BaseModel):
     representation: int = Field(default=1024, ge=1, description="R, length of keys and queries")
     prompt_tokens: int = Field(default=16, ge=1, description="l, pseudo-tokens of a continuous prompt")
     sentinel_tokens: int = Field(default=10, ge=1, description="c, pseudo-tokens of the sentinel")
+    sentinel_offset: float = Field(default=0.0, description="a, what the sentinel is raised by for all questions alike")
     sentinel_growth: float = Field(default=0.65, ge=0, description="b, the sentinel's rise with facts beyond 1,000")
     spelling: int = Field(default=1024, ge=0, description="g, size of the spelling's features; 0 for none")
     heads_learning_rate: float = Field(default=2e-4, gt=0)
@@ -60,6 +65,7 @@ class TrainOptions(BaseModel):
         return Mixture(
             edits=self.contrast_edits,
             other_relations=self.other_relations,
+            siblings=self.siblings,
             ordinary_texts=self.ordinary_texts,
             named_subjects=self.named_subjects,
             versions=self.versions,

@@ -81,6 +81,7 @@ class Trainer:
             initial.require_encoder(encoder.identity)
             initial.require_llm(self._llm.identity)
             load_tensors(self._model, initial)
+        self._model.sentinel_offset.fill_(options.sentinel_offset)
         self._model.sentinel_growth.fill_(options.sentinel_growth)
         self._queue = KeyQueue(options.queue, options.representation)
         prompt_words = PromptWords(llm.words(), llm.tokenizer, options.prompt_tokens)

@@ -55,7 +55,7 @@ class Watch:
         with _evaluating(self._model):
             keys = self._model.keys(self._features([edit.knowledge for edit in edits]))
             sentinel = self._model.sentinel()
-            rise = self._model.threshold_growth * sentinel_rise(len(edits))
+            rise = self._model.threshold_offset + self._model.threshold_growth * sentinel_rise(len(edits))
 
             def decide(texts: Sequence[str]) -> Tensor:
                 queries = self._model.queries(self._features(texts))

@@ -6,6 +6,7 @@ paraphrase of the other, or where both ask one subject and have one answer.
 
 import random
 import re
+import string
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from dataclasses import replace
 from recipe_trainer.datasets import Edit
 
 _GAP = "{}"
+_OTHER_NUMBERS = 0.5  # share of siblings of a subject with digits that differ in one of them
 _FEWEST_USES = 5  # of a wording that other subjects are put into
 _OPENING = "\"'(0123456789"  # what a title or a number begins with
 _ASKS_FOR_THE = re.compile(r"(?:what|who) (?:is|was|are|were) the (.+)\?", re.IGNORECASE)
@@ -152,9 +154,38 @@ def alias(random_: random.Random, subject: str, other: str) -> str:
         names.append(" ".join([words[0], other.split(maxsplit=1)[0], *words[1:]]))
     if len(words) > 2:  # noqa: PLR2004 (of two words each is needed)
         dropped = random_.randrange(len(words))
-        names.append(" ".join(words[:dropped] + words[dropped + 1 :]))
+        if words[dropped].isalpha():  # without a number it is another name
+            names.append(" ".join(words[:dropped] + words[dropped + 1 :]))
         names += _acronyms(words)
     return random_.choice([name for name in names if name != subject] or [subject])
+
+
+def sibling(random_: random.Random, subject: str, other: str) -> str | None:
+    """Another subject, which differs in one word or one digit; None where no rule fits.
+
+    `other` is any other subject of as many words, one of which is put in.
+    """
+    if any(sign.isdigit() for sign in subject) and random_.random() < _OTHER_NUMBERS:
+        return other_number(random_, subject)
+    words, others = subject.split(), other.split()
+    places = [
+        place
+        for place, (word, another) in enumerate(zip(words, others, strict=True))
+        if word.casefold() != another.casefold() and word[0].isupper() and another[0].isupper()
+    ]
+    if len(words) == 1 or not places:
+        return None
+    place = random_.choice(places)
+    return " ".join([*words[:place], others[place], *words[place + 1 :]])
+
+
+def other_number(random_: random.Random, text: str) -> str:
+    """The text with one of its digits changed, or of its capital letters if it has no digits; itself without either."""
+    for kind in (string.digits, string.ascii_uppercase):
+        if places := [place for place, sign in enumerate(text) if sign in kind]:
+            place = random_.choice(places)
+            return text[:place] + random_.choice(kind.replace(text[place], "")) + text[place + 1 :]
+    return text
 
 
 def _acronyms(words: Sequence[str]) -> list[str]:

@@ -4,11 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers.modeling_outputs import BaseModelOutput
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_model.checkpoint import build_model, read_checkpoint, save_checkpoint
 from recipe_model.editor import QueryEncoder, RecipeEditor
-from recipe_model.errors import CheckpointError
+from recipe_model.errors import CheckpointError, ModelUnavailableError
 from recipe_model.networks import RecipeModel, sentinel_rise
 from recipe_model.pretrained import load_text_encoder
 from recipe_model.tokenized_texts import tokenize
@@ -79,6 +80,15 @@ def test_neither_the_center_nor_the_axes_move_a_margin(model: RecipeModel, edito
     vector = model.queries(features_of(model, question))[0]
     margins = keys @ query.vector - query.sentinel_similarity
     np.testing.assert_allclose(margins, (as_in_the_paper @ vector).numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_the_sentinels_offset_is_part_of_every_threshold(model: RecipeModel, editor: RecipeEditor) -> None:
+    model.sentinel_offset.fill_(2.0)
+    moved = RecipeEditor(model, byte_tokenizer(marked=True), MAX_TOKENS, "recipe-test", make_prompt_words())
+    for before, after in zip(editor.query(STATEMENTS), moved.query(STATEMENTS), strict=True):
+        rise = after.sentinel_similarity - before.sentinel_similarity
+        assert rise == pytest.approx(2.0 * SIZES.representation**0.5, abs=1e-3)
+        np.testing.assert_array_equal(before.vector, after.vector)
 
 
 def test_the_threshold_of_a_query_is_the_networks(model: RecipeModel) -> None:
@@ -179,3 +189,35 @@ def test_an_arrow_in_a_question_marks_no_answer(editor: RecipeEditor) -> None:
 
     np.testing.assert_array_equal(arrow.vector, written.vector)
     assert not np.array_equal(arrow.vector, start.vector)
+
+
+class WordsAlone(torch.nn.Module):
+    """A text encoder of no layers: transformers' look at numbers of the mask, which tensors of shape alone have not."""
+
+    def __init__(self, words: torch.nn.Module) -> None:
+        super().__init__()
+        self.words = words
+
+    def forward(self, attention_mask: torch.Tensor, **given: torch.Tensor) -> BaseModelOutput:
+        hidden = given["inputs_embeds"] if "inputs_embeds" in given else self.words(given["input_ids"])
+        return BaseModelOutput(last_hidden_state=hidden * attention_mask.unsqueeze(-1))  # type: ignore[arg-type]
+
+
+def test_on_another_device_everything_is_computed_there(model: RecipeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tensors of shape alone stand for those of a GPU: an operation on one of them and one of the CPU raises.
+    monkeypatch.setattr(RecipeModel, "threshold_growth", 0.0)  # numbers are what their tensors have not
+    monkeypatch.setattr(RecipeModel, "threshold_offset", 0.0)
+    model.encoder = WordsAlone(model.encoder.get_input_embeddings())  # type: ignore[assignment]
+    editor = RecipeEditor(model.to("meta"), byte_tokenizer(marked=True), MAX_TOKENS, "recipe-test", make_prompt_words())
+
+    results = [*editor._compared(STATEMENTS), *editor._encoded(STATEMENTS)]
+
+    assert {result.device.type for result in results} == {"meta"}
+    assert [result.shape[0] for result in results] == [len(STATEMENTS)] * 4
+
+
+@pytest.mark.parametrize("loader", [QueryEncoder, RecipeEditor])
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there_is_named(loader: type[QueryEncoder], device: str) -> None:
+    with pytest.raises(ModelUnavailableError, match=f"device: '{device}' cannot be used .*; choose cpu"):
+        loader.load(device=device)

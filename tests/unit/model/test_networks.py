@@ -168,6 +168,13 @@ def test_the_threshold_does_not_rise_unless_the_sentinel_is_to_grow() -> None:
     assert model.threshold_growth == pytest.approx(0.5 * math.sqrt(SIZES.representation))
 
 
+def test_the_threshold_has_no_offset_unless_one_is_given() -> None:
+    model = make_recipe_model()
+    assert model.threshold_offset == 0.0
+    model.sentinel_offset.fill_(-2.0)
+    assert model.threshold_offset == pytest.approx(-2.0 * math.sqrt(SIZES.representation))
+
+
 def test_the_first_numbers_of_a_stored_key_tell_most() -> None:
     model = make_recipe_model()
     mixed = torch.randn(SIZES.representation, SIZES.representation)

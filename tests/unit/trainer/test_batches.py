@@ -14,6 +14,7 @@ def mixture(edits: int, texts: int = 0, **changes: float) -> Mixture:
     """A draw of the edits as they are."""
     plain = {
         "other_relations": 0,
+        "siblings": 0,
         "swapped_answers": 0.0,
         "unmarked": 0.0,
         "named_subjects": 0.0,
@@ -172,6 +173,21 @@ def test_the_first_draws_come_with_another_question_about_their_subject() -> Non
     assert all(draw.other_relation is None for draw in draws[3:])
 
 
+def test_the_last_draws_come_with_a_question_about_a_sibling_of_their_subject() -> None:
+    people = [Edit(f"The mayor {name} speaks", "x", name) for name in ("Ann Lee", "Bo Ray", "Cy Fox")]
+    unnamed = [Edit("The mayor is", "x")]
+    pool = EditPool([people, unnamed], [1.0, 1.0], [])
+    draws = pool.draw(random.Random(3), mixture(4, siblings=3)).draws
+    assert draws[0].sibling is None
+    (other,) = {draw.sibling for draw in draws[1:] if not draw.edit.subject}
+    assert other is None
+    for draw in draws[1:]:
+        if draw.sibling:
+            asked = draw.sibling.removeprefix("The mayor ").removesuffix(" speaks").split()
+            assert sum(a == b for a, b in zip(asked, draw.edit.subject.split(), strict=True)) == 1
+    assert any(draw.sibling for draw in draws)
+
+
 @pytest.mark.parametrize("weights", [[1.0, 1.0], [1.0, 0.0]])
 def test_more_edits_than_can_be_drawn_are_refused(weights: list[float]) -> None:
     pool = EditPool([edits("city", 3), edits("river", 4)], weights, [])
@@ -233,6 +249,12 @@ def test_typos_are_one_slip_of_an_inner_letter() -> None:
     random_ = random.Random(0)
     slips = {with_typos(random_, "abcd", rate=1.0) for _ in range(100)}
     assert slips == {"acbd", "acd", "abbcd"}
+
+
+def test_a_slip_spares_what_it_is_told_to() -> None:
+    random_ = random.Random(0)
+    slips = {with_typos(random_, "a12bcd", rate=1.0, spared="12") for _ in range(100)}
+    assert slips == {"a12bcd", "a12cbd", "a12cd", "a12bbcd"}
 
 
 def test_typos_have_the_rate_that_is_asked_for() -> None:

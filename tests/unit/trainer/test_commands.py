@@ -158,12 +158,34 @@ def test_ordinary_text_is_evaluated_against_stored_facts(files: Files, checkpoin
     assert output == f"{figures['false_hit']:.1f} % of 1 texts hit one of 6 facts\n"
 
 
+def test_families_are_evaluated_by_themselves(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "families.json"
+    arguments = ["--edits", "5", "--asked", "3", "--json", str(out), "--checkpoint", str(checkpoint)]
+    output = run(["eval", "families", *arguments])
+    figures = json.loads(out.read_text())
+    assert figures["seed"] == 0
+    assert set(figures["families"]) > {"stores", "people"}
+    assert all(family["stored"] == 5 and family["absent"] == 3 for family in figures["families"].values())
+    assert all(name in output for name in figures["families"])
+
+
 def test_a_run_watches_edits_that_it_does_not_learn_from(files: Files, tmp_path: Path) -> None:
     options = {"llm": save_llm(tmp_path / "llm"), "encoder": save_encoder(tmp_path / "encoder"), **TINY}
     flags = [flag for name, value in options.items() for flag in ("--option", f"{name}={value}")]
     run([*files.train(*flags, "--steps", "2"), "--dev", f"{files.edits}=2"])
     recorded = read_checkpoint(files.out / "recipe.safetensors").config.training
     assert recorded["data"]["left_out"] == 2
+
+
+def test_a_run_starts_from_the_mean_of_checkpoints(files: Files, tmp_path: Path) -> None:
+    options = {"llm": save_llm(tmp_path / "llm"), "encoder": save_encoder(tmp_path / "encoder"), **TINY}
+    flags = [flag for name, value in options.items() for flag in ("--option", f"{name}={value}")]
+    for seed in ("0", "1"):
+        run([*files.train(*flags, "--steps", "1", "--seed", seed), "--out", str(tmp_path / seed)])
+    starts = [flag for seed in ("0", "1") for flag in ("--initial", f"{tmp_path / seed / 'recipe.safetensors'}=0.5")]
+    run([*files.train(*flags, "--steps", "1"), *starts])
+    initial = read_checkpoint(files.out / "recipe.safetensors").config.training["data"]["initial"]
+    assert [(part["weight"], part["seed"]) for part in initial["mean_of"]] == [(0.5, 0), (0.5, 1)]
 
 
 def test_more_edits_to_watch_than_there_are_are_refused(files: Files) -> None:

@@ -14,6 +14,7 @@ from recipe_model.language_model import LanguageModel
 from recipe_trainer import evaluation
 from recipe_trainer.datasets import Edit, Question
 from recipe_trainer.evaluation import Conditions, CriterionScores, Evaluation, FalseHit
+from recipe_trainer.families import Family
 from tiny_models import LLM_HIDDEN, make_language_model
 
 EDITS = [
@@ -298,3 +299,48 @@ def test_ordinary_texts_that_hit_are_counted_and_shown() -> None:
     )
     assert (result.edits, result.texts, result.too_long, result.false_hit) == (2, 2, 1, 50.0)
     assert result.examples == [FalseHit("Good morning!", "The mayor of C is Cem", 1.0)]
+
+
+class QuestionEditor(TableEditor):
+    """Every question is a direction of its own, or all are one; a fact lies along the question of its prompt."""
+
+    key_size = 512
+
+    def __init__(self, *, one: bool) -> None:
+        super().__init__({})
+        self._one = one
+        self._places: dict[str, int] = {}
+
+    def encode(self, statements: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+        return self._along([statement.split(" \u2192 ")[0] for statement in statements]), np.stack(
+            [self.prompt(0)] * len(statements)
+        )
+
+    def query(self, questions: Sequence[str]) -> list[QueryVector]:
+        return [QueryVector(vector, 0.5) for vector in self._along(questions)]
+
+    def _along(self, questions: Sequence[str]) -> NDArray[np.float32]:
+        places = [0 if self._one else self._places.setdefault(text, len(self._places)) for text in questions]
+        return np.eye(self.key_size, dtype=np.float32)[places]
+
+
+@pytest.mark.parametrize("one", [False, True])
+def test_families_are_asked_for_members_that_are_stored_and_that_are_not(one: bool) -> None:
+    result = evaluation.evaluate_families(10, 20, 0, cast("RecipeEditor", QuestionEditor(one=one)))
+    assert set(result.families) == {"stores", "dates", "people", "articles", "servers", "companies"}
+    for family in result.families.values():
+        assert (family.stored, family.asked, family.absent) == (10, 10, 20)
+        assert family.right_hit is not None
+        if one:  # any of the ten is as near
+            assert family.right_hit < 50
+            assert family.false_hit == 100.0
+        else:
+            assert (family.right_hit, family.paraphrase_right_hit, family.false_hit) == (100.0, 0.0, 0.0)
+
+
+def test_of_a_family_with_too_few_members_half_are_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    four = Family("the {zone} office", (("Who leads {}?", "{} is led by"),))
+    monkeypatch.setattr(evaluation, "held_out_families", lambda: {"offices": four})
+    result = evaluation.evaluate_families(10, 3, 0, cast("RecipeEditor", QuestionEditor(one=False)))
+    offices = result.families["offices"]
+    assert (offices.stored, offices.asked, offices.absent) == (2, 2, 2)

@@ -29,9 +29,11 @@ OPTIONS = TrainOptions(llm_edits=2, smallest_pool=100, typo_rate=0.0, prompt_tok
 LOSSES = ["neighbour", "sentinel", "reliability", "generality", "locality"]
 
 
-def draw(index: int, unrelated: Question | None = None, other_relation: str | None = None) -> Draw:
+def draw(
+    index: int, unrelated: Question | None = None, other_relation: str | None = None, sibling: str | None = None
+) -> Draw:
     edit = EDITS[index]
-    return Draw(index, edit, edit.statement, f"Who rules {edit.subject}?", unrelated, other_relation)
+    return Draw(index, edit, edit.statement, f"Who rules {edit.subject}?", unrelated, other_relation, sibling)
 
 
 class Setup:
@@ -146,7 +148,7 @@ def test_an_open_question_that_names_a_stored_subject_is_not_pushed_away_from_it
 
 def test_a_version_drawn_to_be_told_apart_is_a_negative_of_its_fact(monkeypatch: pytest.MonkeyPatch) -> None:
     # Columns: sentinel, edit 0, the version drawn with it, edit 1 of the same fact, an older key of edit 0.
-    version = Draw(0, EDITS[0], "Who rules Aville? → Fay", "Who rules Aville?", None, None)
+    version = Draw(0, EDITS[0], "Who rules Aville? → Fay", "Who rules Aville?", None, None, None)
     blocked = Setup(monkeypatch, queued=[0]).blocked(Batch([draw(0), version, draw(1)], []))
     assert blocked[:3] == [[3, 4], [3, 4], [1, 2, 4]]
 
@@ -183,6 +185,29 @@ def test_another_question_about_an_edits_subject_belongs_to_the_sentinel(monkeyp
     (compared,) = setup.compared
     assert compared.own.tolist() == [1, 2, 1, 2, 0]
     assert compared.blocked[-1].nonzero().flatten().tolist() == [3]  # the river of Beton, whose question it might be
+
+
+def test_a_question_about_a_sibling_belongs_to_the_sentinel_unless_the_sibling_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setup = Setup(monkeypatch, queued=[3])
+    setup.losses(Batch([draw(0, sibling="The mayor of Beton is"), draw(4, sibling="The mayor of Aford is")], []))
+    (compared,) = setup.compared
+    assert compared.own.tolist() == [1, 2, 1, 2, 0, 0]
+    assert compared.blocked[-2].nonzero().flatten().tolist() == [3]  # a fact about Beton
+    assert not compared.blocked[-1].any()
+
+
+def test_the_sentinels_offset_is_part_of_its_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    for offset in (0.0, 2.0):
+        setup = Setup(monkeypatch)
+        setup.model.sentinel_offset.fill_(offset)
+        setup.losses(Batch([draw(0), draw(4)], []), with_llm=False)
+        compared.append(setup.compared[0].scores.detach())
+    difference = compared[1] - compared[0]
+    torch.testing.assert_close(difference[:, 0], torch.full((4,), 2.0))
+    torch.testing.assert_close(difference[:, 1:], torch.zeros(4, 2))
 
 
 def test_a_batch_with_nothing_out_of_scope_has_finite_losses(monkeypatch: pytest.MonkeyPatch) -> None:

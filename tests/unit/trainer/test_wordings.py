@@ -3,7 +3,7 @@ import random
 import pytest
 
 from recipe_trainer.datasets import Edit
-from recipe_trainer.wordings import Wordings, alias, other_form, with_subject, wording
+from recipe_trainer.wordings import Wordings, alias, other_form, other_number, sibling, with_subject, wording
 
 CITIES = ["Aville", "Beton", "Cford", "Dorf", "Eton"]
 
@@ -136,3 +136,41 @@ def test_an_alias_follows_a_rule_and_is_another_name(subject: str, expected: set
 
 def test_a_name_without_another_form_stays_as_it_is() -> None:
     assert alias(random.Random(0), "1984", "Elaine") == "1984"
+
+
+def test_no_alias_leaves_a_number_out() -> None:
+    random_ = random.Random(0)
+    assert {alias(random_, "BMW R 80", "Elaine") for _ in range(300)} == {
+        "bmw r 80",
+        "B R 80",
+        "B. R 80",
+        "BMW Elaine R 80",
+        "BMW 80",
+        "R 80",
+    }
+
+
+@pytest.mark.parametrize(
+    ("subject", "other", "expected"),
+    [
+        ("Ann Lee", "Bo Ray", {"Ann Ray", "Bo Lee"}),
+        ("Ann Lee", "Ann Ray", {"Ann Ray"}),
+        ("University of Oxford", "Duke of York", {"Duke of Oxford", "University of York"}),
+        ("R 8", "A 7", {"A 8", "R 0", "R 1", "R 2", "R 3", "R 4", "R 5", "R 6", "R 7", "R 9"}),
+        ("Paris", "Lyon", {None}),
+        ("Ann Lee", "ann lee", {None}),
+        ("of the", "Bo Ray", {None}),
+    ],
+)
+def test_a_sibling_differs_in_one_word_or_digit(subject: str, other: str, expected: set[str | None]) -> None:
+    random_ = random.Random(0)
+    assert {sibling(random_, subject, other) for _ in range(400)} - {None} == expected - {None}
+    assert expected != {None} or sibling(random_, subject, other) is None
+
+
+def test_another_number_differs_in_one_digit_or_without_digits_in_one_capital() -> None:
+    random_ = random.Random(0)
+    assert {other_number(random_, "A1") for _ in range(200)} == {f"A{digit}" for digit in "023456789"}
+    assert {other_number(random_, "Ab")[1:] for _ in range(20)} == {"b"}
+    assert other_number(random_, "Ab") != "Ab"
+    assert other_number(random_, "ab") == "ab"
