@@ -28,7 +28,7 @@ class Editor(HashEncoder):
     prompt_shape = PROMPT_SHAPE
 
     @classmethod
-    def load(cls, *_: Any) -> "Editor":
+    def load(cls, *_: Any, **__: Any) -> "Editor":
         return cls()
 
 
@@ -62,7 +62,7 @@ def test_a_signal_ends_the_process_in_order(topics: Topics, broker: str, tmp_pat
         "from encoder_harness import HashEncoder, KEY_SIZE, PROMPT_SHAPE\n"
         "class Editor(HashEncoder):\n"
         "    model_version, key_size, prompt_shape = 'hash-1', KEY_SIZE, PROMPT_SHAPE\n"
-        "    load = classmethod(lambda cls, *_: cls())\n"
+        "    load = classmethod(lambda cls, *_, **__: cls())\n"
         "class Worker(service.Worker):\n"
         "    def run(self):\n"
         "        print('running', flush=True)\n"
