@@ -70,13 +70,17 @@ class TableEncoder:
 
     model_version = MODEL_VERSION
 
-    def __init__(self, vectors: Mapping[str, NDArray[np.float32]] | None = None, growth: float = 0.0) -> None:
+    def __init__(
+        self, vectors: Mapping[str, NDArray[np.float32]] | None = None, growth: float = 0.0, crowd: float = 0.0
+    ) -> None:
         self.vectors = dict(vectors or {})
         self.growth = growth
+        self.crowd = crowd
         self.queries: list[str] = []
 
     def query(self, questions: Sequence[str]) -> list[QueryVector]:
         if any("too long" in question for question in questions):
             raise InvalidArgumentError([FieldViolation("query", "is 999 tokens long")])
         self.queries += questions
-        return [QueryVector(self.vectors.get(text, axis(0)), SENTINEL_SIMILARITY, self.growth) for text in questions]
+        given = (SENTINEL_SIMILARITY, self.growth, self.crowd)
+        return [QueryVector(self.vectors.get(text, axis(0)), *given) for text in questions]

@@ -21,7 +21,7 @@ from recipe_model.identity import ModelIdentity, fingerprint
 from recipe_model.networks import RecipeModel, RecipeSizes
 from recipe_model.pretrained import TextEncoder, WordEmbeddings
 
-FORMAT = "recipe-checkpoint/5"
+FORMAT = "recipe-checkpoint/6"
 KEY_AXES = "key_axes"
 DEFAULT_CHECKPOINT = (
     Path(__file__).parent / "checkpoints" / "smollm2-135m-instruct--all-minilm-l6-v2" / "recipe.safetensors"
@@ -148,6 +148,7 @@ def trained_tensors(model: RecipeModel) -> dict[str, Tensor]:
     given = {
         "sentinel_offset": model.sentinel_offset,
         "sentinel_growth": model.sentinel_growth,
+        "sentinel_crowd": model.sentinel_crowd,
         KEY_AXES: model.key_axes,
     }
     return parameters | constants | given

@@ -31,9 +31,10 @@ class QueryVector:
     vector: Float32  # r~_q [R], along the axes of the stored keys
     sentinel_similarity: float  # r~_q . r_Theta + a sqrt(R), r_Theta taken as keys are stored
     sentinel_growth: float = 0.0  # b sqrt(R)
+    sentinel_crowd: float = 0.0  # c
 
     def threshold(self, facts: int) -> float:
-        """What the similarity of a fact must exceed for a hit, among so many facts."""
+        """What the similarity of a fact that stands alone must exceed for a hit, among so many facts."""
         return self.sentinel_similarity + self.sentinel_growth * sentinel_rise(facts)
 
 
@@ -51,6 +52,7 @@ class QueryEncoder:
         with torch.inference_mode():
             self._sentinel = model.stored_keys(model.sentinel())
             self._offset, self._growth = model.threshold_offset, model.threshold_growth
+            self._crowd = model.threshold_crowd
 
     @classmethod
     def load(
@@ -73,7 +75,10 @@ class QueryEncoder:
     def query(self, questions: Sequence[str]) -> list[QueryVector]:
         """Encode questions. Raises InvalidArgumentError for one that is longer than the encoder can read."""
         queries, scores = (result.cpu().numpy() for result in self._compared(questions))
-        return [QueryVector(vector, float(score), self._growth) for vector, score in zip(queries, scores, strict=True)]
+        return [
+            QueryVector(vector, float(score), self._growth, self._crowd)
+            for vector, score in zip(queries, scores, strict=True)
+        ]
 
     def reads(self, text: str) -> bool:
         """Whether a text is short enough to be encoded."""

@@ -8,8 +8,10 @@
     r_Theta = MLP_K(pool(f_rm(Theta)) ++ 0)  knowledge sentinel, Theta = c trainable pseudo-tokens  [R]
 
 Among n facts a query hits j = argmax_j r~_q . r_kj exactly when
-r~_q . r_kj > r~_q . r_Theta + sqrt(R) (a + b ln+(n / 1000)), ln+ being 0 below 1. The last terms are not the paper's:
-the best of n wrong keys grows with n, and the sentinel with it; a moves it for all questions alike.
+r~_q . r_kj > r~_q . r_Theta + sqrt(R) (a + b ln+(n / 1000) + c ln sum_i exp(r~_q . (r_ki - r_kj) / sqrt(R))),
+ln+ being 0 below 1. The last terms are not the paper's: the best of n wrong keys grows with n, and the sentinel with
+it; a moves it for all questions alike; and a fact in a crowd of facts that are as similar must beat it by more than
+one that stands alone, as the sum over the facts i is 1 for the latter (recipe_store/crowd.py).
 What is stored and searched are keys and queries along other axes (`stored_keys`), which leaves the margins as they are.
 """
 
@@ -116,13 +118,14 @@ def sentinel_rise(facts: int) -> float:
 class RecipeModel(nn.Module):
     """All that RECIPE trains: the text encoder f_rm, its three heads and the sentinel's pseudo-tokens Theta.
 
-    The sentinel's offset a and growth b are given, not trained, and the axes are taken from keys. The encoder's word
-    embeddings stay frozen: a checkpoint then holds only what training changed, and words that training never saw keep
-    the place pre-training gave them.
+    The sentinel's offset a, growth b and crowd c are given, not trained, and the axes are taken from keys. The
+    encoder's word embeddings stay frozen: a checkpoint then holds only what training changed, and words that training
+    never saw keep the place pre-training gave them.
     """
 
     sentinel_offset: Tensor
     sentinel_growth: Tensor
+    sentinel_crowd: Tensor
     key_axes: Tensor
 
     def __init__(self, encoder: PreTrainedModel, sizes: RecipeSizes) -> None:
@@ -137,6 +140,7 @@ class RecipeModel(nn.Module):
         self.sentinel_tokens = nn.Parameter(self._random_words(sizes.sentinel_tokens))
         self.register_buffer("sentinel_offset", torch.zeros(()))  # a
         self.register_buffer("sentinel_growth", torch.zeros(()))  # b
+        self.register_buffer("sentinel_crowd", torch.zeros(()))  # c
         self.register_buffer("key_axes", torch.eye(sizes.representation))
 
     def features(self, texts: TokenizedTexts) -> Tensor:
@@ -193,6 +197,11 @@ class RecipeModel(nn.Module):
     def threshold_growth(self) -> float:
         """b sqrt(R), by which the threshold rises for each `sentinel_rise`."""
         return float(self.sentinel_growth) * float(self.sizes.representation**0.5)
+
+    @property
+    def threshold_crowd(self) -> float:
+        """c, by which the threshold of a fact rises in a crowd."""
+        return float(self.sentinel_crowd)
 
     def settle_keys(self, keys: Tensor) -> None:
         """Take the statistics of MLP_P and the axes over typical keys r_k [n, R].

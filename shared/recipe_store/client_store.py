@@ -20,6 +20,7 @@ from qdrant_client.http.exceptions import ApiException
 
 from recipe_common.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, NotFoundError
 from recipe_common.grpc_errors import describe_rpc_error
+from recipe_store.crowd import CROWD
 from recipe_store.errors import StoreUnavailableError
 from recipe_store.filters import Condition, Equals, InRange, Where
 from recipe_store.payload import (
@@ -32,8 +33,6 @@ from recipe_store.payload import (
     Payload,
 )
 from recipe_store.point_store import (
-    CANDIDATES_PER_FACT,
-    CROWD,
     KEY,
     LEADING,
     LEADING_CANDIDATES,
@@ -42,6 +41,7 @@ from recipe_store.point_store import (
     Part,
     PointStore,
     leading,
+    oversampling,
     vector_sizes,
 )
 from recipe_store.schema import StoreSchema
@@ -58,9 +58,6 @@ _READ: Final[Mapping[Part, models.PayloadSelectorExclude | bool]] = {
     Part.WITHOUT_PROMPT_DATA: _WITHOUT_PROMPT_DATA,
     Part.WHOLE: True,
 }
-_RESCORED: Final = models.SearchParams(
-    quantization=models.QuantizationSearchParams(rescore=True, oversampling=float(CANDIDATES_PER_FACT))
-)
 # Whole keys are compared in float32 next, so leading parts need not be.
 _NOT_RESCORED: Final = models.SearchParams(quantization=models.QuantizationSearchParams(rescore=False))
 _PAGE: Final = 100
@@ -197,19 +194,17 @@ class ClientStore(PointStore):
             if following is None:
                 return found
 
-    def _nearest(
-        self, query: NDArray[np.float32], where: Where | None, threshold: float | None, limit: int
-    ) -> list[tuple[float, Payload]]:
+    def _nearest(self, query: NDArray[np.float32], where: Where, limit: int) -> list[tuple[float, Payload]]:
+        rescored = models.QuantizationSearchParams(rescore=True, oversampling=oversampling(limit))
         with self._calling():
             response = self._client.query_points(
                 self._collection,
                 query=query.tolist(),
                 using=KEY,
-                query_filter=None if where is None else _filter(where),
-                score_threshold=threshold,
+                query_filter=_filter(where),
                 limit=limit,
                 with_payload=_WITHOUT_PROMPT_DATA,
-                search_params=None if self._local else _RESCORED,
+                search_params=None if self._local else models.SearchParams(quantization=rescored),
             )
         return [(point.score, point.payload or {}) for point in response.points]
 
@@ -237,10 +232,10 @@ class ClientStore(PointStore):
         with self._calling():
             return self._client.count(self._collection, exact=False).count
 
-    def _fetch(self, ids: Sequence[str], part: Part = Part.WITHOUT_PROMPT) -> list[Payload]:
+    def _fetch(self, ids: Sequence[str], part: Part = Part.WITHOUT_PROMPT) -> dict[str, Payload]:
         with self._calling():
             records = self._client.retrieve(self._collection, ids, with_payload=_READ[part])
-        return [record.payload or {} for record in records]
+        return {str(record.id): record.payload or {} for record in records}
 
     def _page(self, where: Where, limit: int, first_id: str | None) -> tuple[list[Payload], str | None]:
         with self._calling():

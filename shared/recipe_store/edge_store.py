@@ -12,12 +12,11 @@ import qdrant_edge as edge
 from numpy.typing import NDArray
 
 from recipe_common.errors import FailedPreconditionError
+from recipe_store.crowd import CROWD
 from recipe_store.errors import StoreUnavailableError
 from recipe_store.filters import Condition, Equals, InRange, Where
 from recipe_store.payload import HISTORY_FIELDS, KEYWORD_FIELDS, PROMPT_DATA, VALIDITY_FIELDS, Field, Payload
 from recipe_store.point_store import (
-    CANDIDATES_PER_FACT,
-    CROWD,
     KEY,
     LEADING,
     LEADING_CANDIDATES,
@@ -26,6 +25,7 @@ from recipe_store.point_store import (
     Part,
     PointStore,
     leading,
+    oversampling,
     vector_sizes,
 )
 from recipe_store.schema import StoreSchema
@@ -53,9 +53,6 @@ _READ: Final[Mapping[Part, edge.PayloadSelector | bool]] = {
     Part.WITHOUT_PROMPT_DATA: _WITHOUT_PROMPT_DATA,
     Part.WHOLE: True,
 }
-_RESCORED: Final = edge.SearchParams(
-    quantization=edge.QuantizationSearchParams(rescore=True, oversampling=float(CANDIDATES_PER_FACT))
-)
 # Whole keys are compared in float32 next, so leading parts need not be.
 _NOT_RESCORED: Final = edge.SearchParams(quantization=edge.QuantizationSearchParams(rescore=False))
 
@@ -132,16 +129,14 @@ class EdgeStore(PointStore):
             if following is None:
                 return found
 
-    def _nearest(
-        self, query: NDArray[np.float32], where: Where | None, threshold: float | None, limit: int
-    ) -> list[tuple[float, Payload]]:
+    def _nearest(self, query: NDArray[np.float32], where: Where, limit: int) -> list[tuple[float, Payload]]:
+        rescored = edge.QuantizationSearchParams(rescore=True, oversampling=oversampling(limit))
         request = edge.QueryRequest(
             limit=limit,
             query=edge.Query.Nearest(query.tolist(), using=KEY),
-            filter=None if where is None else _filter(where),
-            score_threshold=threshold,
+            filter=_filter(where),
             with_payload=_WITHOUT_PROMPT_DATA,
-            params=_RESCORED,
+            params=edge.SearchParams(quantization=rescored),
         )
         with _edge_errors(self._path):
             return [(point.score, point.payload or {}) for point in self._facts.engine.query(request)]
@@ -167,10 +162,10 @@ class EdgeStore(PointStore):
         with _edge_errors(self._path):
             return int(self._facts.engine.info().points_count)
 
-    def _fetch(self, ids: Sequence[str], part: Part = Part.WITHOUT_PROMPT) -> list[Payload]:
+    def _fetch(self, ids: Sequence[str], part: Part = Part.WITHOUT_PROMPT) -> dict[str, Payload]:
         with _edge_errors(self._path):
             records = self._facts.engine.retrieve(list(ids), _READ[part], False)
-        return [record.payload or {} for record in records]
+        return {str(record.id): record.payload or {} for record in records}
 
     def _page(self, where: Where, limit: int, first_id: str | None) -> tuple[list[Payload], str | None]:
         request = edge.ScrollRequest(offset=first_id, limit=limit, filter=_filter(where), with_payload=_WITHOUT_PROMPT)

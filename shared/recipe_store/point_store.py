@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
+from recipe_store.crowd import CROWD, CROWD_WIDTH, crowd_rise, rise_among
 from recipe_store.facts import Fact, FactWrite, LogPosition, Match
 from recipe_store.filters import Where, in_namespace, live, live_at, of_fact, older_than
 from recipe_store.ordering import FactName, fact_name, fact_order, newest_writes, superseded_facts
@@ -37,18 +38,16 @@ from recipe_store.validation import require_query, require_writable
 # A key's first numbers tell most of it. Whole keys and their first numbers are kept in two bits each beside float32.
 # The nearest by either copy are candidates, whose whole keys are compared in float32. Of more facts than SCANNED_FACTS
 # the copies are made anew, by what the keys look like.
+#
+# Facts that differ in little, such as those of a thousand servers, may crowd the right one out of the candidates by
+# first numbers. Then CROWD of these are near the best or the threshold, and whole keys tell which facts are nearest.
 KEY: Final = "key"  # the vectors of a point, by name
 LEADING: Final = "leading"
 LEADING_NUMBERS: Final = 256
 SCANNED_FACTS: Final = 10_000
-CANDIDATES_PER_FACT: Final = 128  # by whole keys
 LEADING_CANDIDATES: Final = 64
-
-# Facts that differ in little, such as those of a thousand servers, may crowd the right one out of the candidates by
-# first numbers. Then so many candidates are near the best or the threshold: by so many times sqrt(R), the unit in which
-# training measures similarities.
-CROWD: Final = 32
-CROWD_WIDTH: Final = 3.0
+CANDIDATES: Final = 128  # by whole keys, and not less than
+CANDIDATES_PER_FACT: Final = 4
 
 # Of so many points and more, those of other namespaces are left out first; of fewer, that costs more than they do.
 MANY_POINTS: Final = 200_000
@@ -128,8 +127,8 @@ class PointStore(ABC):
 
     def applied(self, topic: str, partition: int) -> int | None:
         """See `KnowledgeStore.applied`."""
-        payloads = self._fetch([partition_id(topic, partition)])
-        return int(payloads[0][Field.OFFSET]) if payloads else None
+        payload = self._one(partition_id(topic, partition))
+        return None if payload is None else int(payload[Field.OFFSET])
 
     def search(
         self,
@@ -137,39 +136,57 @@ class PointStore(ABC):
         *,
         namespace: str,
         as_of: datetime | None,
-        score_threshold: float | None = None,
         limit: int = 1,
     ) -> Matches:
         """See `KnowledgeStore.search`."""
         require_query(query, limit, self._schema)
         where = live(namespace) if as_of is None else live_at(namespace, epoch_microseconds(as_of, "as_of"))
-        threshold = None if score_threshold is None else float(np.float32(score_threshold))
-        # Each condition costs a backend about as much as the comparison of keys, and every fact that is found the
-        # reading of its payload. The nearest mostly count, so what else a fact must fulfil is looked at afterwards.
-        found = self._first(query, namespace, threshold, limit)
-        matches = _matches(found, namespace, threshold, as_of)
+        # Each condition costs a backend about as much as the comparison of keys. The nearest mostly count, so what else
+        # a fact must fulfil is looked at afterwards.
+        found = self._nearest(query, in_namespace(namespace), limit)
+        matches = _matches(found, namespace, as_of)
         if len(matches) < limit and len(found) == limit:  # there may be more behind those that do not count
-            matches = _matches(self._nearest(query, where, threshold, limit), namespace, threshold, as_of)
+            matches = _matches(self._nearest(query, where, limit), namespace, as_of)
         return matches
+
+    def hit(
+        self, query: NDArray[np.float32], *, namespace: str, as_of: datetime, threshold: float, crowd: float = 0.0
+    ) -> Match | None:
+        """See `KnowledgeStore.hit`."""
+        require_query(query, 1, self._schema)
+        epoch_microseconds(as_of, "as_of")
+        threshold, width = float(np.float32(threshold)), self._crowd_width
+        near = self._candidates(query, in_namespace(namespace) if self._holds_many() else None, threshold - width)
+        if len(near) == CROWD and near[-1][1] >= max(threshold, near[0][1]) - width:
+            matches = self.search(query, namespace=namespace, as_of=as_of, limit=CROWD)
+        elif near and near[0][1] > threshold:
+            matches = self._best_of(near, threshold, crowd, namespace, as_of) or self.search(
+                query, namespace=namespace, as_of=as_of, limit=CROWD
+            )
+        else:
+            return None
+        if not matches or matches[0].similarity <= threshold + rise_among(matches, crowd, self.key_size):
+            return None
+        return matches[0]
 
     def prompt(self, match: Match) -> Prompt | None:
         """See `KnowledgeStore.prompt`."""
         fact = match.fact
-        payloads = self._fetch([point_id(fact.namespace, fact.fact_id)], Part.WHOLE)
-        if not payloads or to_fact(payloads[0]) != fact:
+        payload = self._one(point_id(fact.namespace, fact.fact_id), Part.WHOLE)
+        if payload is None or to_fact(payload) != fact:
             return None
-        encoded = payloads[0].get(Field.PROMPT)
+        encoded = payload.get(Field.PROMPT)
         return decode_prompt(encoded, self.prompt_shape, namespace=fact.namespace, fact_id=fact.fact_id)
 
     def get(self, namespace: str, fact_id: str) -> Fact | None:
         """See `KnowledgeStore.get`."""
-        payloads = self._fetch([point_id(namespace, fact_id)])
-        return to_fact(payloads[0]) if payloads else None
+        payload = self._one(point_id(namespace, fact_id))
+        return None if payload is None else to_fact(payload)
 
     def history(self, namespace: str, fact_id: str) -> Facts:
         """See `KnowledgeStore.history`."""
         newest = self._fetch([point_id(namespace, fact_id)])
-        facts = map(to_fact, [*newest, *self._kept(of_fact(namespace, fact_id))])
+        facts = map(to_fact, [*newest.values(), *self._kept(of_fact(namespace, fact_id))])
         # After a crash, or while a fact is being replaced, its newest revision may be in both places.
         once = {revision_id(fact): fact for fact in facts}
         return sorted(once.values(), key=fact_order, reverse=True)
@@ -210,10 +227,8 @@ class PointStore(ABC):
         """The payloads of the history that match."""
 
     @abstractmethod
-    def _nearest(
-        self, query: NDArray[np.float32], where: Where | None, threshold: float | None, limit: int
-    ) -> Sequence[tuple[float, Payload]]:
-        """Scores in float32 and payloads, best first, of points at or above the threshold; of a prompt its digest."""
+    def _nearest(self, query: NDArray[np.float32], where: Where, limit: int) -> Sequence[tuple[float, Payload]]:
+        """Scores in float32 and payloads, best first; of a prompt its digest."""
 
     @abstractmethod
     def _candidates(
@@ -226,8 +241,8 @@ class PointStore(ABC):
         """How many points there are, about."""
 
     @abstractmethod
-    def _fetch(self, ids: Sequence[str], part: Part = Part.WITHOUT_PROMPT) -> Sequence[Payload]:
-        """The payloads of those points that exist."""
+    def _fetch(self, ids: Sequence[str], part: Part = Part.WITHOUT_PROMPT) -> Mapping[str, Payload]:
+        """The payloads of those points that exist, by id."""
 
     @abstractmethod
     def _page(self, where: Where, limit: int, first_id: str | None) -> tuple[Sequence[Payload], str | None]:
@@ -237,23 +252,27 @@ class PointStore(ABC):
     def _count(self, where: Where) -> int:
         """How many points match, exactly."""
 
-    def _first(
-        self, query: NDArray[np.float32], namespace: str, threshold: float | None, limit: int
-    ) -> Sequence[tuple[float, Payload]]:
-        """As `_nearest`, of one namespace or of all, by the first numbers of keys if these can tell."""
-        where = in_namespace(namespace) if self._holds_many() else None
-        if threshold is None or limit > 1:
-            return self._nearest(query, where, threshold, limit)
-        width = CROWD_WIDTH * math.sqrt(self.key_size)
-        near = self._candidates(query, where, threshold - width)
-        if len(near) == CROWD and near[-1][1] >= max(threshold, near[0][1]) - width:
-            return self._nearest(query, in_namespace(namespace), threshold, limit)
-        return [
-            (score, payload)
-            for best, score in near[:1]
-            if score > threshold
-            for payload in self._fetch([best], Part.WITHOUT_PROMPT_DATA)
-        ]
+    def _best_of(
+        self, near: Sequence[tuple[str, float]], threshold: float, crowd: float, namespace: str, as_of: datetime
+    ) -> Matches:
+        """The best of points near a query, and its rivals if they may decide; nothing if the best one does not count.
+
+        Each payload that is read costs time, and some rivals may not count: where all of them would not raise the
+        threshold too far, they need not be read.
+        """
+        (best, similarity), scores = near[0], dict(near)
+        if similarity > threshold + crowd_rise(list(scores.values()), crowd, self.key_size):
+            ids = [best]
+        else:
+            ids = [name for name, score in near if score >= similarity - self._crowd_width]
+        payloads = self._fetch(ids, Part.WITHOUT_PROMPT_DATA)
+        found = [(scores[name], payloads[name]) for name in ids if name in payloads]
+        matches = _matches(found, namespace, as_of)
+        return matches if matches and matches[0].similarity == similarity else []
+
+    @property
+    def _crowd_width(self) -> float:
+        return CROWD_WIDTH * math.sqrt(self.key_size)
 
     def _holds_many(self) -> bool:
         now = time.monotonic()
@@ -262,8 +281,11 @@ class PointStore(ABC):
         return self._counted[1] >= MANY_POINTS
 
     def _stored(self, names: Sequence[FactName]) -> dict[FactName, Fact]:
-        facts = map(to_fact, self._fetch([point_id(*name) for name in names]) if names else [])
-        return {fact_name(fact): fact for fact in facts}
+        payloads = self._fetch([point_id(*name) for name in names]) if names else {}
+        return {fact_name(fact): fact for fact in map(to_fact, payloads.values())}
+
+    def _one(self, name: str, part: Part = Part.WITHOUT_PROMPT) -> Payload | None:
+        return self._fetch([name], part).get(name)
 
     def _to_point(self, write: FactWrite) -> ConditionalPoint:
         fact = write.fact
@@ -285,17 +307,16 @@ def leading(vector: NDArray[np.float32]) -> NDArray[np.float32]:
     return vector[:LEADING_NUMBERS]
 
 
-def _matches(
-    found: Sequence[tuple[float, Payload]], namespace: str, threshold: float | None, as_of: datetime | None
-) -> Matches:
+def oversampling(limit: int) -> float:
+    """How many candidates a search by whole keys has for each fact that is wanted."""
+    return max(CANDIDATES / limit, CANDIDATES_PER_FACT)
+
+
+def _matches(found: Sequence[tuple[float, Payload]], namespace: str, as_of: datetime | None) -> Matches:
     """Those of the points found that count."""
     inside = [(score, payload) for score, payload in found if payload[Field.NAMESPACE] == namespace]
     facts = [(to_fact(payload), score, payload.get(Field.PROMPT)) for score, payload in inside]
-    return [
-        Match(fact, score, stored_digest(prompt))
-        for fact, score, prompt in facts
-        if (threshold is None or score > threshold) and _holds(fact, as_of)
-    ]
+    return [Match(fact, score, stored_digest(prompt)) for fact, score, prompt in facts if _holds(fact, as_of)]
 
 
 def _holds(fact: Fact, as_of: datetime | None) -> bool:

@@ -51,15 +51,23 @@ class KnowledgeStore(Protocol):
         *,
         namespace: str,
         as_of: datetime | None,
-        score_threshold: float | None = None,
         limit: int = 1,
     ) -> Matches:
         """The facts valid at `as_of` whose keys have the largest inner product with `query` [R], best first.
 
-        None as `as_of` finds all that are not retracted, valid or not.
+        None as `as_of` finds all that are not retracted, valid or not. Similarities are inner products in float32,
+        however the candidates were found.
+        """
+        ...
 
-        Only similarities strictly greater than `score_threshold` (as float32) match, the paper's
-        r~_q.r_k > r~_q.r_Theta. Similarities are inner products in float32, however the candidates were found.
+    def hit(
+        self, query: NDArray[np.float32], *, namespace: str, as_of: datetime, threshold: float, crowd: float = 0.0
+    ) -> Match | None:
+        """The fact that a query hits: the best that `search` finds, or None unless it is similar enough.
+
+        Its similarity must be strictly greater than `threshold` (as float32), the paper's r~_q.r_k > r~_q.r_Theta,
+        and by more than `rise_among` where other facts are about as similar. Where nothing is near, nothing is
+        transferred.
         """
         ...
 

@@ -8,6 +8,7 @@ from enum import Enum
 from recipe_model.editor import QueryVector
 from recipe_retriever.retrieval import Decision
 from recipe_store import Fact, KnowledgeStore, Match
+from recipe_store.crowd import CROWD, rise_among
 
 
 class Verdict(Enum):
@@ -18,6 +19,7 @@ class Verdict(Enum):
     BELOW_SENTINEL = "below_sentinel"
     NOT_YET_VALID = "not_yet_valid"
     NO_LONGER_VALID = "no_longer_valid"
+    CROWDED = "crowded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +40,21 @@ def explain(store: KnowledgeStore, namespace: str, query: QueryVector, as_of: da
     """
     facts = store.count(namespace)
     threshold = query.threshold(facts)
-    applying = store.search(query.vector, namespace=namespace, as_of=as_of, score_threshold=threshold)
+    valid = store.search(query.vector, namespace=namespace, as_of=as_of, limit=CROWD)
+    rise = rise_among(valid, query.sentinel_crowd, len(query.vector))
+    hit = store.hit(query.vector, namespace=namespace, as_of=as_of, threshold=threshold, crowd=query.sentinel_crowd)
     nearest = store.search(query.vector, namespace=namespace, as_of=None, limit=limit)
-    nearest += [match for match in applying if match.fact not in [near.fact for near in nearest]]
-    hit = applying[0] if applying else None
+    if hit is not None and hit.fact not in [near.fact for near in nearest]:
+        nearest.append(hit)
     decision = Decision.HIT if hit else Decision.BELOW_SENTINEL if facts else Decision.EMPTY_BASE
+    if not facts:
+        reason = "The namespace holds no fact that is not retracted."
+    elif hit is not None:
+        reason = _why_it_applies(hit, threshold, as_of, nearest)
+    else:
+        reason = _why_none_applies(valid, threshold, rise, as_of)
     verdicts = [(match, _verdict(match, threshold, as_of, hit)) for match in nearest]
-    return Explanation(decision, threshold, verdicts, facts, _reason(threshold, as_of, hit, nearest, facts))
+    return Explanation(decision, threshold, verdicts, facts, reason)
 
 
 def _verdict(match: Match, threshold: float, as_of: datetime, hit: Match | None) -> Verdict:
@@ -53,26 +63,30 @@ def _verdict(match: Match, threshold: float, as_of: datetime, hit: Match | None)
         return Verdict.APPLIES
     if not fact.valid_at(as_of):
         return Verdict.NO_LONGER_VALID if _ended(fact, as_of) else Verdict.NOT_YET_VALID
-    return Verdict.OUTRANKED if match.similarity > threshold else Verdict.BELOW_SENTINEL
+    if match.similarity <= threshold:
+        return Verdict.BELOW_SENTINEL
+    return Verdict.CROWDED if hit is None else Verdict.OUTRANKED
 
 
-def _reason(threshold: float, as_of: datetime, hit: Match | None, nearest: Sequence[Match], facts: int) -> str:
-    if not facts:
-        return "The namespace holds no fact that is not retracted."
-    if hit is not None:
-        others = sum(match.similarity > hit.similarity for match in nearest)
-        nearer = f" {others} nearer ones are not valid then." if others else ""
-        return (
-            f"{hit.fact.fact_id!r} is the nearest fact valid at {as_of.isoformat()}, and "
-            f"{hit.similarity - threshold:.4g} more similar to the query than the sentinel is.{nearer}"
-        )
-    valid = [match for match in nearest if match.fact.valid_at(as_of)]
-    if not valid:
-        return f"None of the {len(nearest)} nearest facts is valid at {as_of.isoformat()}."
-    short = threshold - valid[0].similarity
+def _why_it_applies(hit: Match, threshold: float, as_of: datetime, nearest: Sequence[Match]) -> str:
+    others = sum(match.similarity > hit.similarity for match in nearest)
+    nearer = f" {others} nearer ones are not valid then." if others else ""
     return (
-        f"The nearest fact valid at {as_of.isoformat()}, {valid[0].fact.fact_id!r}, is {short:.4g} less similar to the "
-        "query than the sentinel is."
+        f"{hit.fact.fact_id!r} is the nearest fact valid at {as_of.isoformat()}, and "
+        f"{hit.similarity - threshold:.4g} more similar to the query than the sentinel is.{nearer}"
+    )
+
+
+def _why_none_applies(valid: Sequence[Match], threshold: float, rise: float, as_of: datetime) -> str:
+    if not valid:
+        return f"No fact is valid at {as_of.isoformat()}."
+    margin = valid[0].similarity - threshold
+    nearest = f"The nearest fact valid at {as_of.isoformat()}, {valid[0].fact.fact_id!r}, is"
+    if margin <= 0:
+        return f"{nearest} {-margin:.4g} less similar to the query than the sentinel is."
+    return (
+        f"{nearest} {margin:.4g} more similar to the query than the sentinel is, but would have to be {rise:.4g} more, "
+        "as other facts are about as similar."
     )
 
 

@@ -1,6 +1,7 @@
 """The decision about a query (arXiv 2405.03279, section 3.2): the best fact, if it beats the sentinel.
 
-Beyond the paper, the sentinel's score rises with the number of facts in the namespace, as its best wrong fact's does.
+Beyond the paper, the sentinel's score rises with the number of facts in the namespace, as its best wrong fact's does,
+and a fact must beat it by more where others are about as similar to the query.
 """
 
 import logging
@@ -20,6 +21,7 @@ from recipe_model.editor import QueryVector
 from recipe_retriever.fact_counts import FactCounts
 from recipe_retriever.metrics import RetrieverMetrics, Stage
 from recipe_retriever.prompt_cache import Prompt, PromptCache
+from recipe_store.crowd import CROWD, rise_among
 from recipe_store.errors import StoreUnavailableError
 from recipe_store.facts import Match
 from recipe_store.store import KnowledgeStore
@@ -56,7 +58,7 @@ class Retrieval:
     """The decision about one query and what it rests on."""
 
     decision: Decision
-    sentinel_similarity: float  # the threshold, for the number of facts there are
+    sentinel_similarity: float  # the threshold of a fact that stands alone, for the number of facts there are
     match: Match | None = None  # on a hit only
     prompt: Prompt | None = None  # p_k [l, d] of that match
 
@@ -106,8 +108,8 @@ class Retriever:
     def decide(self, namespace: str, query: QueryVector, as_of: datetime) -> Retrieval:
         """Decide about one query among the facts of `namespace` that are valid at `as_of`.
 
-        The threshold is the store's score threshold, so a miss transfers no fact of the namespace, but for the sample
-        of which the margin is measured. Raises CorruptPromptError and StoreUnavailableError.
+        The store compares, so a miss mostly transfers no fact of the namespace, but for the sample of which the margin
+        is measured. Raises CorruptPromptError and StoreUnavailableError.
         """
         threshold = query.threshold(self._counts.of(namespace))
         retrieval = self._hit(namespace, query, threshold, as_of) or self._miss(namespace, threshold)
@@ -122,11 +124,13 @@ class Retriever:
     def _hit(self, namespace: str, query: QueryVector, threshold: float, as_of: datetime) -> Retrieval | None:
         for _ in range(ATTEMPTS):
             with self._timed("search"):
-                matches = self.store.search(query.vector, namespace=namespace, as_of=as_of, score_threshold=threshold)
-            if not matches:
+                match = self.store.hit(
+                    query.vector, namespace=namespace, as_of=as_of, threshold=threshold, crowd=query.sentinel_crowd
+                )
+            if match is None:
                 return None
-            if (prompt := self._prompts.get(matches[0])) is not None:
-                return Retrieval(Decision.HIT, threshold, matches[0], prompt)
+            if (prompt := self._prompts.get(match)) is not None:
+                return Retrieval(Decision.HIT, threshold, match, prompt)
         raise StoreUnavailableError(f"the fact that applies was replaced {ATTEMPTS} times while it was read; retry")
 
     def _miss(self, namespace: str, threshold: float) -> Retrieval:
@@ -137,12 +141,13 @@ class Retriever:
     def _measure_miss(self, namespace: str, query: QueryVector, threshold: float, as_of: datetime) -> None:
         """By how much the best fact falls short; nothing if no fact is valid at that time."""
         try:
-            matches = self.store.search(query.vector, namespace=namespace, as_of=as_of)
+            matches = self.store.search(query.vector, namespace=namespace, as_of=as_of, limit=CROWD)
         except StoreUnavailableError as error:  # the decision about the query stands
             logger.warning("the margin of a miss was not measured: %s", error)
             return
-        for match in matches:
-            self._metrics.margin.labels("below_sentinel").observe(match.similarity - threshold)
+        if matches:
+            needed = threshold + rise_among(matches, query.sentinel_crowd, len(query.vector))
+            self._metrics.margin.labels("below_sentinel").observe(matches[0].similarity - needed)
 
     def _timed(self, stage: Stage) -> AbstractContextManager[object]:
         return tracing.stage(stage, self._metrics.stage_seconds.labels(stage))

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_common.progress import with_progress
-from recipe_model.editor import Float32, RecipeEditor
+from recipe_model.editor import Float32, QueryVector, RecipeEditor
 from recipe_model.language_model import LanguageModel
+from recipe_store.crowd import CROWD, crowd_rise
 from recipe_trainer.datasets import Edit, Question
 from recipe_trainer.evaluation import RetrievalRates
 from recipe_trainer.knowledge_base import BATCH
@@ -69,7 +70,7 @@ class _Asked:
     records: Float32  # [n] the record each belongs to
     best: Float32  # [n] row of the most similar key
     similarity: Float32  # [n] its inner product
-    sentinel: Float32  # [n] the sentinel's
+    sentinel: Float32  # [n] what it must exceed under the sentinel, in the crowd of its neighbours
 
     def hits(self, threshold: float | None) -> Decisions:
         """[n] whether each hits, by the sentinel or by one static threshold."""
@@ -126,7 +127,7 @@ class Base:
             scores = np.stack([query.vector for query in part]) @ self._keys.T
             best.append(scores.argmax(axis=1))
             similarity.append(scores.max(axis=1))
-            sentinel.append(np.array([query.threshold(len(self.edits)) for query in part]))
+            sentinel.append(np.array([self._needed(query, row) for query, row in zip(part, scores, strict=True)]))
         return _Asked(
             [question for _, question in questions],
             np.array([record for record, _ in questions]),
@@ -134,6 +135,13 @@ class Base:
             np.concatenate(similarity),
             np.concatenate(sentinel),
         )
+
+    def _needed(self, query: QueryVector, scores: Float32) -> float:
+        """The similarity that the best of all keys, of these scores [m], must exceed."""
+        best, *others = np.argsort(-scores)[:CROWD]
+        rivals = [row for row in others if self.edits[row].statement != self.edits[best].statement]
+        rise = crowd_rise(scores[[best, *rivals]].tolist(), query.sentinel_crowd, len(query.vector))
+        return query.threshold(len(self.edits)) + rise
 
 
 def evaluate_variants(

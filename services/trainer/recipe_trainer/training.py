@@ -83,6 +83,7 @@ class Trainer:
             load_tensors(self._model, initial)
         self._model.sentinel_offset.fill_(options.sentinel_offset)
         self._model.sentinel_growth.fill_(options.sentinel_growth)
+        self._model.sentinel_crowd.fill_(options.sentinel_crowd)
         self._queue = KeyQueue(options.queue, options.representation)
         prompt_words = PromptWords(llm.words(), llm.tokenizer, options.prompt_tokens)
         self._objective = Objective(

@@ -4,6 +4,7 @@ Retrieval is exact and in memory, in the precision of training: close to the fig
 Every figure is a percentage.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -13,19 +14,23 @@ from torch import Tensor
 from recipe_model.language_model import LanguageModel
 from recipe_model.networks import RecipeModel, sentinel_rise
 from recipe_model.prompt_words import PromptWords
+from recipe_store.crowd import CROWD, CROWD_WIDTH
 from recipe_trainer.datasets import Edit
 from recipe_trainer.teacher_forcing import answer_logits, answer_targets, answered
 
 ASKED_OF_LLM = 96  # edits, from the first: the LLM is the slow part
 
 
-def exact_decisions(queries: Tensor, keys: Tensor, thresholds: Tensor) -> Tensor:
+def exact_decisions(queries: Tensor, keys: Tensor, thresholds: Tensor, crowd: float) -> Tensor:
     """KS(q) (arXiv 2405.03279, equation 7) for queries [n, R] among keys [m, R]: row of the key, or -1 for none.
 
-    `thresholds` [n] are what the best key must exceed.
+    `thresholds` [n] are what the best key must exceed if it is alone, and `crowd` is the c of recipe_model.networks.
     """
-    best = (queries @ keys.T).max(dim=1)
-    return torch.where(best.values > thresholds, best.indices, -1)
+    unit = math.sqrt(keys.shape[1])
+    best = (queries @ keys.T).topk(min(CROWD, len(keys)), dim=1)
+    below = (best.values - best.values[:, :1]) / unit
+    crowding = below.masked_fill(below < -CROWD_WIDTH, -torch.inf).logsumexp(dim=1)
+    return torch.where(best.values[:, 0] > thresholds + crowd * unit * crowding, best.indices[:, 0], -1)
 
 
 class Watch:
@@ -59,7 +64,7 @@ class Watch:
 
             def decide(texts: Sequence[str]) -> Tensor:
                 queries = self._model.queries(self._features(texts))
-                return exact_decisions(queries, keys, queries @ sentinel + rise)
+                return exact_decisions(queries, keys, queries @ sentinel + rise, self._model.threshold_crowd)
 
             paraphrased = [(row, text) for row, edit in enumerate(edits) for text in edit.paraphrases]
             unrelated = [question.text for edit in edits for question in edit.unrelated]

@@ -1,11 +1,13 @@
 """What every backend of the knowledge base must do; one suite for all of them."""
 
 import hashlib
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +16,11 @@ from numpy.typing import NDArray
 from contract.store.backends import Backend
 from contract.store.samples import KEY_SIZE, PROMPT_SHAPE, axis, make_fact, make_write, prompt_of
 from recipe_common.errors import InvalidArgumentError
-from recipe_store import CorruptPromptError, FactWrite, LogPosition, point_store
+from recipe_store import CorruptPromptError, Fact, FactWrite, LogPosition, point_store
+from recipe_store.crowd import CROWD, CROWD_WIDTH
 from recipe_store.filters import Where, in_namespace
-from recipe_store.payload import point_id, to_payload
-from recipe_store.point_store import LEADING_CANDIDATES, PointStore
+from recipe_store.payload import Payload, point_id, to_payload
+from recipe_store.point_store import LEADING_CANDIDATES, Part, PointStore
 from recipe_store.prompt_codec import encode_prompt
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
@@ -170,31 +173,91 @@ def test_a_small_base_is_searched_exactly(store: PointStore, namespace: str) -> 
         assert [m.fact.fact_id for m in matches] == [str(n) for n in best]
 
 
-def test_only_similarities_strictly_above_the_threshold_match(store: PointStore, namespace: str) -> None:
+# Hitting
+
+
+def hit(
+    store: PointStore, namespace: str, query: NDArray[np.float32], threshold: float, crowd: float = 0.0
+) -> str | None:
+    """Id of the fact that a query hits."""
+    match = store.hit(query, namespace=namespace, as_of=NOW, threshold=threshold, crowd=crowd)
+    return None if match is None else match.fact.fact_id
+
+
+def test_only_a_similarity_strictly_above_the_threshold_hits(store: PointStore, namespace: str) -> None:
     store.write([make_write(make_fact(namespace, "f", 1, 0), axis(0, 2.0))])
-
-    def matches(threshold: float) -> int:
-        return len(store.search(axis(0, 3.0), namespace=namespace, as_of=NOW, score_threshold=threshold))
-
     just_below = float(np.nextafter(np.float32(6.0), np.float32(0.0)))
     just_above = float(np.nextafter(np.float32(6.0), np.float32(9.0)))
-    assert (matches(just_below), matches(6.0), matches(just_above)) == (1, 0, 0)
+    hits = [hit(store, namespace, axis(0, 3.0), threshold) for threshold in (just_below, 6.0, just_above)]
+    assert hits == ["f", None, None]
 
 
 def test_the_threshold_may_be_negative_or_zero(store: PointStore, namespace: str) -> None:
     store.write([make_write(make_fact(namespace, "f", 1, 0), axis(0, -1.0))])
-
-    def matches(threshold: float) -> int:
-        return len(store.search(axis(0), namespace=namespace, as_of=NOW, score_threshold=threshold))
-
-    assert (matches(-2.0), matches(-1.0), matches(0.0)) == (1, 0, 0)
+    assert [hit(store, namespace, axis(0), threshold) for threshold in (-2.0, -1.0, 0.0)] == ["f", None, None]
 
 
-def test_a_miss_transfers_nothing_from_the_backend(store: PointStore, namespace: str) -> None:
-    store.write([make_write(make_fact(namespace, "f", 1, 0), axis(0, 2.0))])
-    where = in_namespace(namespace)
-    assert len(store._nearest(axis(0, 3.0), where, 5.0, 1)) == 1
-    assert len(store._nearest(axis(0, 3.0), where, 6.0, 1)) == 0
+def test_a_miss_reads_no_fact(store: PointStore, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write([make_write(make_fact(namespace, "f", 1, 0), axis(5, 200.0))])  # far from the facts of other tests
+    reads: list[Sequence[str]] = []
+    fetch = store._fetch
+
+    def noted(ids: Sequence[str], part: Part = Part.WITHOUT_PROMPT) -> Mapping[str, Payload]:
+        reads.append(ids)
+        return fetch(ids, part)
+
+    monkeypatch.setattr(store, "_fetch", noted)
+    monkeypatch.setattr(store, "_nearest", None)
+    assert [hit(store, namespace, axis(5), threshold, 1.0) for threshold in (200.0, 199.0)] == [None, "f"]
+    assert reads == [[point_id(namespace, "f")]]
+
+
+UNIT = KEY_SIZE**0.5  # of similarities
+
+
+def stating(namespace: str, fact_id: str, **changes: Any) -> Fact:
+    """A fact that states something of its own."""
+    return make_fact(namespace, fact_id, 1, 0, statement=f"The state of {fact_id} is unknown.", **changes)
+
+
+@pytest.mark.parametrize("rivals", [1, 4, CROWD - 1, 2 * CROWD])
+def test_a_fact_in_a_crowd_must_beat_the_threshold_by_more(store: PointStore, namespace: str, rivals: int) -> None:
+    facts = [stating(namespace, str(number)) for number in range(rivals + 1)]
+    store.write([make_write(facts[0], axis(0, 5.0)), *(make_write(fact, axis(0, 4.5)) for fact in facts[1:])])
+    counted = min(rivals, CROWD - 1)
+    rise = 2.0 * UNIT * math.log(1 + counted * math.exp(-0.5 / UNIT))
+
+    hits = [hit(store, namespace, axis(0), 5.0 - rise + step, 2.0) for step in (-0.01, 0.01)]
+
+    assert hits == ["0", None]
+    assert hit(store, namespace, axis(0), 4.99) == "0"  # where a crowd does not matter
+
+
+def test_what_is_much_less_similar_is_no_crowd(store: PointStore, namespace: str) -> None:
+    far = 10.0 - (CROWD_WIDTH + 0.01) * UNIT
+    facts = [stating(namespace, str(number)) for number in range(9)]
+    store.write([make_write(facts[0], axis(0, 10.0)), *(make_write(fact, axis(0, far)) for fact in facts[1:])])
+    assert hit(store, namespace, axis(0), 9.99, 2.0) == "0"
+
+
+def test_only_facts_that_could_answer_otherwise_are_rivals(store: PointStore, namespace: str) -> None:
+    best = stating(namespace, "best")
+    others = [
+        *(stating(f"{namespace}-other", str(number)) for number in range(3)),
+        *(stating(namespace, f"expired {number}", valid_until=NOW) for number in range(3)),
+        *(replace(best, fact_id=f"the same {number}") for number in range(3)),
+    ]
+    store.write([make_write(best, axis(0, 5.0)), *(make_write(fact, axis(0, 4.9)) for fact in others)])
+    assert hit(store, namespace, axis(0), 4.99, 2.0) == "best"
+    store.write([make_write(stating(namespace, "rival"), axis(0, 4.9))])
+    assert hit(store, namespace, axis(0), 4.99, 2.0) is None
+
+
+def test_a_crowd_around_a_fact_that_does_not_count_is_none_of_the_next_one(store: PointStore, namespace: str) -> None:
+    expired = [stating(namespace, f"expired {number}", valid_until=NOW) for number in range(4)]
+    store.write([make_write(fact, axis(0, 6.0)) for fact in expired])
+    store.write([make_write(stating(namespace, "valid"), axis(0, 5.0))])
+    assert hit(store, namespace, axis(0), 4.99, 2.0) == "valid"
 
 
 def test_validity_includes_its_start_and_excludes_its_end(store: PointStore, namespace: str) -> None:
@@ -247,9 +310,7 @@ def test_only_of_many_points_are_other_namespaces_left_out_first(
     store.write([make_write(make_fact(namespace, "mine", 1, 0), axis(0))])
     store.write([make_write(make_fact(f"{namespace}-other", "theirs", 1, 1), axis(0))])
 
-    (match,) = store.search(axis(0), namespace=namespace, as_of=NOW, score_threshold=0.5)
-
-    assert match.fact.fact_id == "mine"
+    assert hit(store, namespace, axis(0), 0.5) == "mine"
     assert asked == [in_namespace(namespace) if many else None]
 
 
@@ -257,8 +318,7 @@ def test_many_near_facts_of_another_namespace_hide_none(store: PointStore, names
     others = [make_fact(f"{namespace}-other", str(number), 1, number) for number in range(2 * LEADING_CANDIDATES)]
     store.write([make_write(fact, axis(0, 2.0)) for fact in others])
     store.write([make_write(make_fact(namespace, "own", 1, 999), axis(0, 1.9))])
-    (match,) = store.search(axis(0), namespace=namespace, as_of=NOW, score_threshold=1.5)
-    assert match.fact.fact_id == "own"
+    assert hit(store, namespace, axis(0), 1.5) == "own"
 
 
 def test_points_are_counted_anew_after_a_while(
@@ -587,6 +647,12 @@ def test_a_query_that_does_not_fit_is_refused(store: PointStore, namespace: str)
     with pytest.raises(InvalidArgumentError) as error:
         store.search(axis(0), namespace=namespace, as_of=datetime(2025, 1, 1))
     assert violated(error) == ["as_of"]
+    with pytest.raises(InvalidArgumentError) as error:
+        store.hit(axis(0), namespace=namespace, as_of=datetime(2025, 1, 1), threshold=0.0)
+    assert violated(error) == ["as_of"]
+    with pytest.raises(InvalidArgumentError) as error:
+        store.hit(np.zeros(3, np.float32), namespace=namespace, as_of=NOW, threshold=0.0)
+    assert violated(error) == ["query"]
 
 
 def test_a_page_that_does_not_exist_is_refused(store: PointStore, namespace: str) -> None:

@@ -207,6 +207,7 @@ def test_on_another_device_everything_is_computed_there(model: RecipeModel, monk
     # Tensors of shape alone stand for those of a GPU: an operation on one of them and one of the CPU raises.
     monkeypatch.setattr(RecipeModel, "threshold_growth", 0.0)  # numbers are what their tensors have not
     monkeypatch.setattr(RecipeModel, "threshold_offset", 0.0)
+    monkeypatch.setattr(RecipeModel, "threshold_crowd", 0.0)
     model.encoder = WordsAlone(model.encoder.get_input_embeddings())  # type: ignore[assignment]
     editor = RecipeEditor(model.to("meta"), byte_tokenizer(marked=True), MAX_TOKENS, "recipe-test", make_prompt_words())
 

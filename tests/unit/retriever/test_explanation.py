@@ -1,5 +1,6 @@
 """Why a query hits a fact or none."""
 
+import math
 from datetime import UTC, datetime
 
 from recipe_model.editor import QueryVector
@@ -72,12 +73,29 @@ def test_a_miss_says_by_how_much(store: EdgeStore) -> None:
     )
 
 
+def test_a_miss_in_a_crowd_says_how_much_more_it_would_take(store: EdgeStore) -> None:
+    store.write([make_write(make_fact(name), axis(0, length)) for name, length in (("a", 4.0), ("b", 4.0), ("c", 1.0))])
+    query = QueryVector(axis(0), SENTINEL_SIMILARITY, sentinel_crowd=2.0)
+    found = explain(store, "cities", query, NOW, 5)
+    assert found.decision is Decision.BELOW_SENTINEL
+    assert {name: verdict for name, _, verdict in shown(found)} == {
+        "a": Verdict.CROWDED,
+        "b": Verdict.CROWDED,
+        "c": Verdict.BELOW_SENTINEL,
+    }
+    needed = 4 * math.log(2 + math.exp(-1.5))
+    assert found.reason.endswith(
+        f"is 2 more similar to the query than the sentinel is, but would have to be {needed:.4g} more, "
+        "as other facts are about as similar."
+    )
+
+
 def test_a_miss_because_nothing_near_is_valid_says_so(store: EdgeStore) -> None:
     store.write([make_write(make_fact(valid_until=NOW), axis(0, 9.0))])
     found = explain(store, "cities", NORTH, NOW, 5)
     assert (found.decision, found.reason) == (
         Decision.BELOW_SENTINEL,
-        f"None of the 1 nearest facts is valid at {WHEN}.",
+        f"No fact is valid at {WHEN}.",
     )
 
 

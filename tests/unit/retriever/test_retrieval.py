@@ -1,6 +1,5 @@
 import math
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +68,25 @@ def test_the_threshold_goes_with_the_number_of_facts(
     found = retriever.retrieve("cities", "north", NOW)
     assert found.decision is Decision.BELOW_SENTINEL
     assert found.sentinel_similarity == pytest.approx(SENTINEL_SIMILARITY + 2.0 * math.log(10))
+
+
+def test_a_fact_in_a_crowd_is_a_hit_only_if_it_stands_out(
+    store: EdgeStore, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrieval, "MISSES_PER_MARGIN", 1)
+    retriever = Retriever(TableEncoder(crowd=1.0), store, RetrieverMetrics(registry))
+    rivals = ("river", "bridge")
+    store.write(
+        [make_write(make_fact("mayor"), axis(0, 4.0)), *(make_write(make_fact(n), axis(0, 4.0)) for n in rivals)]
+    )
+
+    found = retriever.retrieve("cities", "north", NOW)
+
+    assert (found.decision, found.sentinel_similarity) == (Decision.BELOW_SENTINEL, SENTINEL_SIMILARITY)
+    assert [margins_up_to(registry, "below_sentinel", bound) for bound in (-1.0, 0.0)] == [0, 1]  # 2 - 2 ln 3 = -0.2
+    store.write([make_write(make_fact("mayor", revision=4), axis(0, 9.0))])
+    found = retriever.retrieve("cities", "north", NOW)
+    assert (found.decision, found.margin) == (Decision.HIT, 7.0)
 
 
 def test_the_best_of_several_facts_above_the_sentinel_is_the_hit(store: EdgeStore, retriever: Retriever) -> None:
@@ -189,14 +207,11 @@ def test_a_miss_whose_margin_cannot_be_measured_is_a_miss_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store.write([make_write(make_fact(), axis(0, 5.0))])
-    search = store.search
 
-    def fail_without_threshold(*given: Any, score_threshold: float | None = None, **more: Any) -> list[Match]:
-        if score_threshold is None:
-            raise StoreUnavailableError("the store is away")
-        return search(*given, score_threshold=score_threshold, **more)
+    def search(*_: object, **__: object) -> list[Match]:
+        raise StoreUnavailableError("the store is away")
 
-    monkeypatch.setattr(store, "search", fail_without_threshold)
+    monkeypatch.setattr(store, "search", search)
     assert retriever.retrieve("cities", "east", NOW).decision is Decision.BELOW_SENTINEL
     assert margins_up_to(registry, "below_sentinel", 400.0) == 0
 
@@ -225,10 +240,10 @@ def test_a_query_that_cannot_be_encoded_has_no_decision(retriever: Retriever, re
 def test_a_store_that_does_not_answer_is_an_error_and_no_decision(
     store: EdgeStore, retriever: Retriever, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def search(*_: object, **__: object) -> None:
+    def hit(*_: object, **__: object) -> None:
         raise StoreUnavailableError("the store is away")
 
-    monkeypatch.setattr(store, "search", search)
+    monkeypatch.setattr(store, "hit", hit)
     with pytest.raises(StoreUnavailableError):
         retriever.retrieve("cities", "north", NOW)
     assert not any("decisions" in name for name in counts(registry))

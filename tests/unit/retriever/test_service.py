@@ -365,10 +365,10 @@ def test_retracted_facts_are_listed_on_request_only(store: EdgeStore) -> None:
 def test_a_store_that_does_not_answer_makes_the_service_unavailable(
     empty_store: EdgeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def search(*_: object, **__: object) -> None:
+    def hit(*_: object, **__: object) -> None:
         raise StoreUnavailableError("the store is away")
 
-    monkeypatch.setattr(empty_store, "search", search)
+    monkeypatch.setattr(empty_store, "hit", hit)
     error = refusal(empty_store, "Retrieve", pb.RetrieveRequest(query="north"))
     assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "the store is away")
 
@@ -399,13 +399,13 @@ def test_a_started_retriever_serves_health_and_metrics(empty_store: EdgeStore) -
 
 
 def test_who_waits_for_a_thread_is_inside(store: EdgeStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    search, go_on = store.search, threading.Event()
+    hit, go_on = store.hit, threading.Event()
 
     def slow(*given: Any, **more: Any) -> Any:
         assert go_on.wait(20)
-        return search(*given, **more)
+        return hit(*given, **more)
 
-    monkeypatch.setattr(store, "search", slow)
+    monkeypatch.setattr(store, "hit", slow)
 
     async def scenario(stub: Stub, server: RetrieverServer, _: grpc.aio.Channel) -> list[str]:
         asked = [asyncio.ensure_future(stub.Retrieve(pb.RetrieveRequest(query="north"))) for _ in range(3)]

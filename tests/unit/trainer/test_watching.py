@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -22,10 +23,17 @@ def test_a_query_hits_the_best_key_above_the_sentinel() -> None:
     queries = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     keys = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
     thresholds = torch.tensor([2.0, 1.0, 3.0])
-    assert exact_decisions(queries, keys, thresholds).tolist() == [0, -1, -1]  # an equal similarity is no hit
+    assert exact_decisions(queries, keys, thresholds, 0.0).tolist() == [0, -1, -1]  # an equal similarity is no hit
 
 
-def test_the_store_and_retriever_that_serve_decide_the_same() -> None:
+def test_a_key_in_a_crowd_must_beat_the_sentinel_by_more() -> None:
+    keys = torch.tensor([[3.0, 0.0], [2.9, 0.0], [0.0, 1.0]])
+    queries = torch.tensor([[1.0, 0.0], [0.0, 30.0]])
+    assert exact_decisions(queries, keys, torch.tensor([2.5, 29.9]), 1.0).tolist() == [-1, 2]
+
+
+@pytest.mark.parametrize("crowd", [0.0, 0.01])
+def test_the_store_and_retriever_that_serve_decide_the_same(crowd: float) -> None:
     model = make_recipe_model().requires_grad_(False)
     editor = RecipeEditor(model, byte_tokenizer(marked=True), 128, "recipe-test", make_prompt_words())
     # Untrained heads do not tell texts apart; these do. The sentinel lies beyond the key that is hit most.
@@ -36,7 +44,8 @@ def test_the_store_and_retriever_that_serve_decide_the_same() -> None:
     keys = torch.from_numpy(editor.encode(texts)[0])
     most = int((vectors @ keys.T).argmax(dim=1).mode().values)
     editor._sentinel = keys[most] + 0.05 * (keys[most] - keys[most - 1])
-    in_memory = exact_decisions(vectors, keys, vectors @ editor._sentinel).tolist()
+    editor._crowd = crowd
+    in_memory = exact_decisions(vectors, keys, vectors @ editor._sentinel, crowd).tolist()
 
     with temporary_knowledge_base(editor) as base:
         base.store(EDITS)

@@ -67,6 +67,10 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     """It holds only from a later instant on."""
     VERDICT_NO_LONGER_VALID: _Verdict.ValueType  # 5
     """It no longer holds."""
+    VERDICT_CROWDED: _Verdict.ValueType  # 6
+    """It is more similar to the query than the sentinel is, but no fact applies: so many others are about as similar that
+    the best would have to beat the sentinel by more.
+    """
 
 class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
     """Verdict says what a decision about a query means for one fact."""
@@ -83,6 +87,10 @@ VERDICT_NOT_YET_VALID: Verdict.ValueType  # 4
 """It holds only from a later instant on."""
 VERDICT_NO_LONGER_VALID: Verdict.ValueType  # 5
 """It no longer holds."""
+VERDICT_CROWDED: Verdict.ValueType  # 6
+"""It is more similar to the query than the sentinel is, but no fact applies: so many others are about as similar that
+the best would have to beat the sentinel by more.
+"""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
@@ -313,7 +321,7 @@ class ExplainResponse(_message.Message):
     """The decision in one sentence, for people."""
     sentinel_similarity: _builtins.float
     """The threshold for this query, unitless and unbounded: its inner product with the sentinel, and what is added for
-    the number of facts in the namespace.
+    the number of facts in the namespace. What a crowd of facts that are about as similar adds is not in it.
     """
     facts: _builtins.int
     """Number of facts in the namespace that are not retracted, valid or not."""
