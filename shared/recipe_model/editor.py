@@ -31,7 +31,7 @@ class QueryVector:
     vector: Float32  # r~_q [R], along the axes of the stored keys
     sentinel_similarity: float  # r~_q . r_Theta + a sqrt(R), r_Theta taken as keys are stored
     sentinel_growth: float = 0.0  # b sqrt(R)
-    sentinel_crowd: float = 0.0  # c
+    sentinel_crowd: float = 0.0  # gamma
 
     def threshold(self, facts: int) -> float:
         """What the similarity of a fact that stands alone must exceed for a hit, among so many facts."""

@@ -8,7 +8,7 @@
     r_Theta = MLP_K(pool(f_rm(Theta)) ++ 0)  knowledge sentinel, Theta = c trainable pseudo-tokens  [R]
 
 Among n facts a query hits j = argmax_j r~_q . r_kj exactly when
-r~_q . r_kj > r~_q . r_Theta + sqrt(R) (a + b ln+(n / 1000) + c ln sum_i exp(r~_q . (r_ki - r_kj) / sqrt(R))),
+r~_q . r_kj > r~_q . r_Theta + sqrt(R) (a + b ln+(n / 1000) + gamma ln sum_i exp(r~_q . (r_ki - r_kj) / sqrt(R))),
 ln+ being 0 below 1. The last terms are not the paper's: the best of n wrong keys grows with n, and the sentinel with
 it; a moves it for all questions alike; and a fact in a crowd of facts that are as similar must beat it by more than
 one that stands alone, as the sum over the facts i is 1 for the latter (recipe_store/crowd.py).
@@ -118,7 +118,7 @@ def sentinel_rise(facts: int) -> float:
 class RecipeModel(nn.Module):
     """All that RECIPE trains: the text encoder f_rm, its three heads and the sentinel's pseudo-tokens Theta.
 
-    The sentinel's offset a, growth b and crowd c are given, not trained, and the axes are taken from keys. The
+    The sentinel's offset a, growth b and crowd gamma are given, not trained, and the axes are taken from keys. The
     encoder's word embeddings stay frozen: a checkpoint then holds only what training changed, and words that training
     never saw keep the place pre-training gave them.
     """
@@ -140,7 +140,7 @@ class RecipeModel(nn.Module):
         self.sentinel_tokens = nn.Parameter(self._random_words(sizes.sentinel_tokens))
         self.register_buffer("sentinel_offset", torch.zeros(()))  # a
         self.register_buffer("sentinel_growth", torch.zeros(()))  # b
-        self.register_buffer("sentinel_crowd", torch.zeros(()))  # c
+        self.register_buffer("sentinel_crowd", torch.zeros(()))  # gamma
         self.register_buffer("key_axes", torch.eye(sizes.representation))
 
     def features(self, texts: TokenizedTexts) -> Tensor:
@@ -200,7 +200,7 @@ class RecipeModel(nn.Module):
 
     @property
     def threshold_crowd(self) -> float:
-        """c, by which the threshold of a fact rises in a crowd."""
+        """gamma, by which the threshold of a fact rises in a crowd."""
         return float(self.sentinel_crowd)
 
     def settle_keys(self, keys: Tensor) -> None:

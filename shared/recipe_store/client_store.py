@@ -195,20 +195,29 @@ class ClientStore(PointStore):
                 return found
 
     def _nearest(self, query: NDArray[np.float32], where: Where, limit: int) -> list[tuple[float, Payload]]:
-        rescored = models.QuantizationSearchParams(rescore=True, oversampling=oversampling(limit))
-        with self._calling():
-            response = self._client.query_points(
-                self._collection,
-                query=query.tolist(),
-                using=KEY,
-                query_filter=_filter(where),
-                limit=limit,
-                with_payload=_WITHOUT_PROMPT_DATA,
-                search_params=None if self._local else models.SearchParams(quantization=rescored),
-            )
-        return [(point.score, point.payload or {}) for point in response.points]
+        found = self._query(
+            query,
+            limit=limit,
+            query_filter=_filter(where),
+            search_params=self._rescored(limit),
+            with_payload=_WITHOUT_PROMPT_DATA,
+        )
+        return [(point.score, point.payload or {}) for point in found]
 
-    def _candidates(self, query: NDArray[np.float32], where: Where | None, threshold: float) -> list[tuple[str, float]]:
+    def _near(self, query: NDArray[np.float32], where: Where, threshold: float) -> list[tuple[str, float]]:
+        found = self._query(
+            query,
+            limit=CROWD,
+            query_filter=_filter(where),
+            search_params=self._rescored(CROWD),
+            score_threshold=threshold,
+            with_payload=False,
+        )
+        return [(str(point.id), point.score) for point in found]
+
+    def _near_by_leading(
+        self, query: NDArray[np.float32], where: Where | None, threshold: float
+    ) -> list[tuple[str, float]]:
         candidates = models.Prefetch(
             query=leading(query).tolist(),
             using=LEADING,
@@ -216,17 +225,20 @@ class ClientStore(PointStore):
             limit=LEADING_CANDIDATES,
             params=None if self._local else _NOT_RESCORED,
         )
+        found = self._query(query, limit=CROWD, prefetch=candidates, score_threshold=threshold, with_payload=False)
+        return [(str(point.id), point.score) for point in found]
+
+    def _query(self, query: NDArray[np.float32], **options: Any) -> list[models.ScoredPoint]:  # noqa: ANN401 (the client's)
         with self._calling():
-            response = self._client.query_points(
-                self._collection,
-                prefetch=candidates,
-                query=query.tolist(),
-                using=KEY,
-                score_threshold=threshold,
-                limit=CROWD,
-                with_payload=False,
-            )
-        return [(str(point.id), point.score) for point in response.points]
+            response = self._client.query_points(self._collection, query=query.tolist(), using=KEY, **options)
+        return response.points
+
+    def _rescored(self, limit: int) -> models.SearchParams | None:
+        """Two bits find candidates for so many facts, float32 decides among them; local mode knows float32 only."""
+        if self._local:
+            return None
+        quantization = models.QuantizationSearchParams(rescore=True, oversampling=oversampling(limit))
+        return models.SearchParams(quantization=quantization)
 
     def _points(self) -> int:
         with self._calling():

@@ -16,10 +16,10 @@ CROWD_WIDTH: Final = 3.0  # how much less similar than the best they are at most
 
 
 def crowd_rise(similarities: Sequence[float], crowd: float, key_size: int) -> float:
-    """What the threshold of the best fact rises by: -c sqrt(R) ln p, p its probability among the CROWD best; 0 alone.
+    """What the threshold of the best fact rises by: -gamma sqrt(R) ln p, p its probability among the CROWD best.
 
-    `similarities` are given best first, and those more than CROWD_WIDTH sqrt(R) below the best count for nothing.
-    `crowd` is c.
+    `similarities` are given best first, and those more than CROWD_WIDTH sqrt(R) below the best count for nothing: the
+    rise of a fact alone is 0. `crowd` is gamma.
     """
     unit = math.sqrt(key_size)
     below = [(similarity - similarities[0]) / unit for similarity in similarities[:CROWD]]

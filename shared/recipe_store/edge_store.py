@@ -130,18 +130,30 @@ class EdgeStore(PointStore):
                 return found
 
     def _nearest(self, query: NDArray[np.float32], where: Where, limit: int) -> list[tuple[float, Payload]]:
-        rescored = edge.QuantizationSearchParams(rescore=True, oversampling=oversampling(limit))
         request = edge.QueryRequest(
             limit=limit,
             query=edge.Query.Nearest(query.tolist(), using=KEY),
             filter=_filter(where),
             with_payload=_WITHOUT_PROMPT_DATA,
-            params=edge.SearchParams(quantization=rescored),
+            params=_rescored(limit),
         )
         with _edge_errors(self._path):
             return [(point.score, point.payload or {}) for point in self._facts.engine.query(request)]
 
-    def _candidates(self, query: NDArray[np.float32], where: Where | None, threshold: float) -> list[tuple[str, float]]:
+    def _near(self, query: NDArray[np.float32], where: Where, threshold: float) -> list[tuple[str, float]]:
+        request = edge.QueryRequest(
+            limit=CROWD,
+            query=edge.Query.Nearest(query.tolist(), using=KEY),
+            filter=_filter(where),
+            score_threshold=threshold,
+            with_payload=False,
+            params=_rescored(CROWD),
+        )
+        return self._ids_and_scores(request)
+
+    def _near_by_leading(
+        self, query: NDArray[np.float32], where: Where | None, threshold: float
+    ) -> list[tuple[str, float]]:
         candidates = edge.Prefetch(
             limit=LEADING_CANDIDATES,
             query=edge.Query.Nearest(leading(query).tolist(), using=LEADING),
@@ -155,6 +167,9 @@ class EdgeStore(PointStore):
             score_threshold=threshold,
             with_payload=False,
         )
+        return self._ids_and_scores(request)
+
+    def _ids_and_scores(self, request: edge.QueryRequest) -> list[tuple[str, float]]:
         with _edge_errors(self._path):
             return [(str(point.id), point.score) for point in self._facts.engine.query(request)]
 
@@ -274,6 +289,12 @@ def _fact_config(key_size: int) -> edge.EdgeConfig:
         hnsw_config=edge.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=scanned_kilobytes),
         optimizers=edge.EdgeOptimizersConfig(indexing_threshold=scanned_kilobytes),
     )
+
+
+def _rescored(limit: int) -> edge.SearchParams:
+    """Two bits find candidates for so many facts, float32 decides among them."""
+    quantization = edge.QuantizationSearchParams(rescore=True, oversampling=oversampling(limit))
+    return edge.SearchParams(quantization=quantization)
 
 
 def _filter(where: Where) -> edge.Filter:

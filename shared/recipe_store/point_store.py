@@ -156,15 +156,14 @@ class PointStore(ABC):
         require_query(query, 1, self._schema)
         epoch_microseconds(as_of, "as_of")
         threshold, width = float(np.float32(threshold)), self._crowd_width
-        near = self._candidates(query, in_namespace(namespace) if self._holds_many() else None, threshold - width)
+        near = self._near_by_leading(query, in_namespace(namespace) if self._holds_many() else None, threshold - width)
         if len(near) == CROWD and near[-1][1] >= max(threshold, near[0][1]) - width:
-            matches = self.search(query, namespace=namespace, as_of=as_of, limit=CROWD)
-        elif near and near[0][1] > threshold:
-            matches = self._best_of(near, threshold, crowd, namespace, as_of) or self.search(
-                query, namespace=namespace, as_of=as_of, limit=CROWD
-            )
-        else:
+            near = self._near(query, in_namespace(namespace), threshold - width)
+        if not near or near[0][1] <= threshold:
             return None
+        matches = self._best_of(near, threshold, crowd, namespace, as_of)
+        if not matches:  # the best one does not count, but the next one may
+            matches = self.search(query, namespace=namespace, as_of=as_of, limit=CROWD)
         if not matches or matches[0].similarity <= threshold + rise_among(matches, crowd, self.key_size):
             return None
         return matches[0]
@@ -231,10 +230,14 @@ class PointStore(ABC):
         """Scores in float32 and payloads, best first; of a prompt its digest."""
 
     @abstractmethod
-    def _candidates(
+    def _near(self, query: NDArray[np.float32], where: Where, threshold: float) -> Sequence[tuple[str, float]]:
+        """Ids and scores in float32, best first, of the CROWD best points, at or above the threshold."""
+
+    @abstractmethod
+    def _near_by_leading(
         self, query: NDArray[np.float32], where: Where | None, threshold: float
     ) -> Sequence[tuple[str, float]]:
-        """Ids and scores in float32, best first, of the CROWD best of LEADING_CANDIDATES, at or above the threshold."""
+        """As `_near`, of the LEADING_CANDIDATES that the leading parts of keys find."""
 
     @abstractmethod
     def _points(self) -> int:

@@ -46,7 +46,7 @@ class TrainOptions(BaseModel):
     sentinel_tokens: int = Field(default=10, ge=1, description="c, pseudo-tokens of the sentinel")
     sentinel_offset: float = Field(default=0.0, description="a, what the sentinel is raised by for all questions alike")
     sentinel_growth: float = Field(default=0.65, ge=0, description="b, the sentinel's rise with facts beyond 1,000")
-    sentinel_crowd: float = Field(default=2.0, ge=0, description="c, what facts of like similarity raise it by")
+    sentinel_crowd: float = Field(default=2.0, ge=0, description="gamma, what a crowd of facts raises it by")
     spelling: int = Field(default=1024, ge=0, description="g, size of the spelling's features; 0 for none")
     heads_learning_rate: float = Field(default=2e-4, gt=0)
     prompt_learning_rate: float = Field(default=7e-4, gt=0, description="of what MLP_P adds for each fact")

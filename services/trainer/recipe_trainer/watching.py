@@ -24,7 +24,7 @@ ASKED_OF_LLM = 96  # edits, from the first: the LLM is the slow part
 def exact_decisions(queries: Tensor, keys: Tensor, thresholds: Tensor, crowd: float) -> Tensor:
     """KS(q) (arXiv 2405.03279, equation 7) for queries [n, R] among keys [m, R]: row of the key, or -1 for none.
 
-    `thresholds` [n] are what the best key must exceed if it is alone, and `crowd` is the c of recipe_model.networks.
+    `thresholds` [n] are what the best key must exceed if it is alone; `crowd` is the gamma of recipe_model.networks.
     """
     unit = math.sqrt(keys.shape[1])
     best = (queries @ keys.T).topk(min(CROWD, len(keys)), dim=1)

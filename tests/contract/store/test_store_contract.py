@@ -208,6 +208,7 @@ def test_a_miss_reads_no_fact(store: PointStore, namespace: str, monkeypatch: py
 
     monkeypatch.setattr(store, "_fetch", noted)
     monkeypatch.setattr(store, "_nearest", None)
+    monkeypatch.setattr(store, "_near", None)
     assert [hit(store, namespace, axis(5), threshold, 1.0) for threshold in (200.0, 199.0)] == [None, "f"]
     assert reads == [[point_id(namespace, "f")]]
 
@@ -300,13 +301,13 @@ def test_only_of_many_points_are_other_namespaces_left_out_first(
 ) -> None:
     monkeypatch.setattr(point_store, "MANY_POINTS", 1 if many else 1_000_000)
     asked: list[Where | None] = []
-    candidates = store._candidates
+    near = store._near_by_leading
 
     def noted(query: NDArray[np.float32], where: Where | None, threshold: float) -> Sequence[tuple[str, float]]:
         asked.append(where)
-        return candidates(query, where, threshold)
+        return near(query, where, threshold)
 
-    monkeypatch.setattr(store, "_candidates", noted)
+    monkeypatch.setattr(store, "_near_by_leading", noted)
     store.write([make_write(make_fact(namespace, "mine", 1, 0), axis(0))])
     store.write([make_write(make_fact(f"{namespace}-other", "theirs", 1, 1), axis(0))])
 
