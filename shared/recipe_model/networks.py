@@ -11,7 +11,7 @@ Among n facts a query hits j = argmax_j r~_q . r_kj exactly when
 r~_q . r_kj > r~_q . r_Theta + sqrt(R) (a + b ln+(n / 1000) + gamma ln sum_i exp(r~_q . (r_ki - r_kj) / sqrt(R))),
 ln+ being 0 below 1. The last terms are not the paper's: the best of n wrong keys grows with n, and the sentinel with
 it; a moves it for all questions alike; and a fact in a crowd of facts that are as similar must beat it by more than
-one that stands alone, as the sum over the facts i is 1 for the latter (recipe_store/crowd.py).
+one that stands alone, for which the sum is 1. It is over the nearest facts i (see recipe_store/crowd.py).
 What is stored and searched are keys and queries along other axes (`stored_keys`), which leaves the margins as they are.
 """
 

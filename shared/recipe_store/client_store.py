@@ -20,7 +20,7 @@ from qdrant_client.http.exceptions import ApiException
 
 from recipe_common.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, NotFoundError
 from recipe_common.grpc_errors import describe_rpc_error
-from recipe_store.crowd import CROWD
+from recipe_store.crowd import CROWD_FACTS
 from recipe_store.errors import StoreUnavailableError
 from recipe_store.filters import Condition, Equals, InRange, Where
 from recipe_store.payload import (
@@ -207,9 +207,9 @@ class ClientStore(PointStore):
     def _near(self, query: NDArray[np.float32], where: Where, threshold: float) -> list[tuple[str, float]]:
         found = self._query(
             query,
-            limit=CROWD,
+            limit=CROWD_FACTS,
             query_filter=_filter(where),
-            search_params=self._rescored(CROWD),
+            search_params=self._rescored(CROWD_FACTS),
             score_threshold=threshold,
             with_payload=False,
         )
@@ -225,7 +225,9 @@ class ClientStore(PointStore):
             limit=LEADING_CANDIDATES,
             params=None if self._local else _NOT_RESCORED,
         )
-        found = self._query(query, limit=CROWD, prefetch=candidates, score_threshold=threshold, with_payload=False)
+        found = self._query(
+            query, limit=CROWD_FACTS, prefetch=candidates, score_threshold=threshold, with_payload=False
+        )
         return [(str(point.id), point.score) for point in found]
 
     def _query(self, query: NDArray[np.float32], **options: Any) -> list[models.ScoredPoint]:  # noqa: ANN401 (the client's)

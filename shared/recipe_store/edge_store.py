@@ -12,7 +12,7 @@ import qdrant_edge as edge
 from numpy.typing import NDArray
 
 from recipe_common.errors import FailedPreconditionError
-from recipe_store.crowd import CROWD
+from recipe_store.crowd import CROWD_FACTS
 from recipe_store.errors import StoreUnavailableError
 from recipe_store.filters import Condition, Equals, InRange, Where
 from recipe_store.payload import HISTORY_FIELDS, KEYWORD_FIELDS, PROMPT_DATA, VALIDITY_FIELDS, Field, Payload
@@ -142,12 +142,12 @@ class EdgeStore(PointStore):
 
     def _near(self, query: NDArray[np.float32], where: Where, threshold: float) -> list[tuple[str, float]]:
         request = edge.QueryRequest(
-            limit=CROWD,
+            limit=CROWD_FACTS,
             query=edge.Query.Nearest(query.tolist(), using=KEY),
             filter=_filter(where),
             score_threshold=threshold,
             with_payload=False,
-            params=_rescored(CROWD),
+            params=_rescored(CROWD_FACTS),
         )
         return self._ids_and_scores(request)
 
@@ -161,7 +161,7 @@ class EdgeStore(PointStore):
             params=_NOT_RESCORED,
         )
         request = edge.QueryRequest(
-            limit=CROWD,
+            limit=CROWD_FACTS,
             query=edge.Query.Nearest(query.tolist(), using=KEY),
             prefetches=[candidates],
             score_threshold=threshold,

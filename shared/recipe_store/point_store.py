@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
-from recipe_store.crowd import CROWD, CROWD_WIDTH, crowd_rise, rise_among
+from recipe_store.crowd import CROWD_FACTS, CROWD_WIDTH, crowd_rise, rise_among
 from recipe_store.facts import Fact, FactWrite, LogPosition, Match
 from recipe_store.filters import Where, in_namespace, live, live_at, of_fact, older_than
 from recipe_store.ordering import FactName, fact_name, fact_order, newest_writes, superseded_facts
@@ -40,7 +40,7 @@ from recipe_store.validation import require_query, require_writable
 # the copies are made anew, by what the keys look like.
 #
 # Facts that differ in little, such as those of a thousand servers, may crowd the right one out of the candidates by
-# first numbers. Then CROWD of these are near the best or the threshold, and whole keys tell which facts are nearest.
+# first numbers. Then CROWD_FACTS of these are near the best or the threshold, and whole keys find the candidates.
 KEY: Final = "key"  # the vectors of a point, by name
 LEADING: Final = "leading"
 LEADING_NUMBERS: Final = 256
@@ -150,21 +150,21 @@ class PointStore(ABC):
         return matches
 
     def hit(
-        self, query: NDArray[np.float32], *, namespace: str, as_of: datetime, threshold: float, crowd: float = 0.0
+        self, query: NDArray[np.float32], *, namespace: str, as_of: datetime, threshold: float, crowd_weight: float
     ) -> Match | None:
         """See `KnowledgeStore.hit`."""
         require_query(query, 1, self._schema)
         epoch_microseconds(as_of, "as_of")
         threshold, width = float(np.float32(threshold)), self._crowd_width
         near = self._near_by_leading(query, in_namespace(namespace) if self._holds_many() else None, threshold - width)
-        if len(near) == CROWD and near[-1][1] >= max(threshold, near[0][1]) - width:
+        if len(near) == CROWD_FACTS and near[-1][1] >= max(threshold, near[0][1]) - width:
             near = self._near(query, in_namespace(namespace), threshold - width)
         if not near or near[0][1] <= threshold:
             return None
-        matches = self._best_of(near, threshold, crowd, namespace, as_of)
-        if not matches:  # the best one does not count, but the next one may
-            matches = self.search(query, namespace=namespace, as_of=as_of, limit=CROWD)
-        if not matches or matches[0].similarity <= threshold + rise_among(matches, crowd, self.key_size):
+        matches = self._best_and_rivals(near, threshold, crowd_weight, namespace, as_of)
+        if not matches:
+            matches = self.search(query, namespace=namespace, as_of=as_of, limit=CROWD_FACTS)
+        if not matches or matches[0].similarity <= threshold + rise_among(matches, crowd_weight, self.key_size):
             return None
         return matches[0]
 
@@ -231,7 +231,7 @@ class PointStore(ABC):
 
     @abstractmethod
     def _near(self, query: NDArray[np.float32], where: Where, threshold: float) -> Sequence[tuple[str, float]]:
-        """Ids and scores in float32, best first, of the CROWD best points, at or above the threshold."""
+        """Ids and scores in float32, best first, of the CROWD_FACTS best points, at or above the threshold."""
 
     @abstractmethod
     def _near_by_leading(
@@ -255,23 +255,24 @@ class PointStore(ABC):
     def _count(self, where: Where) -> int:
         """How many points match, exactly."""
 
-    def _best_of(
-        self, near: Sequence[tuple[str, float]], threshold: float, crowd: float, namespace: str, as_of: datetime
+    def _best_and_rivals(
+        self, near: Sequence[tuple[str, float]], threshold: float, crowd_weight: float, namespace: str, as_of: datetime
     ) -> Matches:
-        """The best of points near a query, and its rivals if they may decide; nothing if the best one does not count.
+        """The best of points near a query, and its rivals if they may decide; nothing if these points do not tell.
 
-        Each payload that is read costs time, and some rivals may not count: where all of them would not raise the
-        threshold too far, they need not be read.
+        They do not if the best one does not count, or if others do not and more may be behind them. Each payload that
+        is read costs time: where all points together would not raise the threshold too far, that of the best will do.
         """
         (best, similarity), scores = near[0], dict(near)
-        if similarity > threshold + crowd_rise(list(scores.values()), crowd, self.key_size):
+        if similarity > threshold + crowd_rise(list(scores.values()), crowd_weight, self.key_size):
             ids = [best]
         else:
             ids = [name for name, score in near if score >= similarity - self._crowd_width]
         payloads = self._fetch(ids, Part.WITHOUT_PROMPT_DATA)
         found = [(scores[name], payloads[name]) for name in ids if name in payloads]
         matches = _matches(found, namespace, as_of)
-        return matches if matches and matches[0].similarity == similarity else []
+        complete = len(matches) == len(ids) or len(ids) < CROWD_FACTS
+        return matches if complete and matches and matches[0].similarity == similarity else []
 
     @property
     def _crowd_width(self) -> float:

@@ -61,13 +61,13 @@ class KnowledgeStore(Protocol):
         ...
 
     def hit(
-        self, query: NDArray[np.float32], *, namespace: str, as_of: datetime, threshold: float, crowd: float = 0.0
+        self, query: NDArray[np.float32], *, namespace: str, as_of: datetime, threshold: float, crowd_weight: float
     ) -> Match | None:
         """The fact that a query hits: the best that `search` finds, or None unless it is similar enough.
 
         Its similarity must be strictly greater than `threshold` (as float32), the paper's r~_q.r_k > r~_q.r_Theta,
-        and by more than `rise_among` where other facts are about as similar. Where nothing is near, nothing is
-        transferred.
+        and by more than `rise_among` where other facts that are valid then are about as similar: `crowd_weight` says
+        how much they matter, 0 not at all. Where nothing is near, no payload is transferred.
         """
         ...
 

@@ -18,7 +18,7 @@ from bench.base_of_facts import MISSES, NAMESPACE, NOW, Encoded, encode, fact_wr
 from recipe_model.editor import QueryVector, RecipeEditor
 from recipe_retriever.server import RetrieverServer
 from recipe_retriever.settings import RetrieverSettings
-from recipe_store.crowd import CROWD, crowd_rise
+from recipe_store.crowd import CROWD_FACTS, crowd_rise
 from recipe_store.edge_store import EdgeStore, open_edge_store
 
 ENCODED: Final = 1_000
@@ -74,7 +74,7 @@ def compare(store: EdgeStore, keys: Keys, queries: Sequence[QueryVector]) -> dic
             namespace=NAMESPACE,
             as_of=NOW,
             threshold=query.threshold(len(keys)),
-            crowd=query.sentinel_crowd,
+            crowd_weight=query.sentinel_crowd,
         )
         return None if found is None else found.fact.fact_id
 
@@ -108,7 +108,7 @@ def compare(store: EdgeStore, keys: Keys, queries: Sequence[QueryVector]) -> dic
 def exact_decision(query: QueryVector, keys: Keys) -> str | None:
     """The fact that a query hits by an exact comparison with all keys."""
     scores = keys @ query.vector
-    best, *others = np.argsort(-scores)[:CROWD]
+    best, *others = np.argsort(-scores)[:CROWD_FACTS]
     rivals = [row for row in others if row % ENCODED != best % ENCODED]  # those of like remainder state the same
     rise = crowd_rise(scores[[best, *rivals]].tolist(), query.sentinel_crowd, len(query.vector))
     return str(best) if scores[best] > query.threshold(len(keys)) + rise else None

@@ -132,7 +132,7 @@ HIT_SHARE: Final = Graph(
         ("recipe:hit_share:1h", "1 h {{model_version}}"),
         ("recipe:hit_share:baseline", "last week {{model_version}}"),
     ],
-    about="Share of retrievals in which a fact beats the sentinel; an empty base does not count.",
+    about="Share of retrievals in which a fact applies; an empty base does not count.",
     highest=1,
 )
 FRESHNESS: Final = Graph(

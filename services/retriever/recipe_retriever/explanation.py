@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
+import numpy as np
+
 from recipe_model.editor import QueryVector
 from recipe_retriever.retrieval import Decision
 from recipe_store import Fact, KnowledgeStore, Match
-from recipe_store.crowd import CROWD, rise_among
+from recipe_store.crowd import CROWD_FACTS, rise_among
 
 
 class Verdict(Enum):
@@ -38,21 +40,18 @@ def explain(store: KnowledgeStore, namespace: str, query: QueryVector, as_of: da
 
     Raises StoreUnavailableError.
     """
-    facts = store.count(namespace)
-    threshold = query.threshold(facts)
-    valid = store.search(query.vector, namespace=namespace, as_of=as_of, limit=CROWD)
-    rise = rise_among(valid, query.sentinel_crowd, len(query.vector))
-    hit = store.hit(query.vector, namespace=namespace, as_of=as_of, threshold=threshold, crowd=query.sentinel_crowd)
+    facts, weight = store.count(namespace), query.sentinel_crowd
+    threshold = float(np.float32(query.threshold(facts)))
     nearest = store.search(query.vector, namespace=namespace, as_of=None, limit=limit)
-    if hit is not None and hit.fact not in [near.fact for near in nearest]:
-        nearest.append(hit)
-    decision = Decision.HIT if hit else Decision.BELOW_SENTINEL if facts else Decision.EMPTY_BASE
-    if not facts:
-        reason = "The namespace holds no fact that is not retracted."
-    elif hit is not None:
-        reason = _why_it_applies(hit, threshold, as_of, nearest)
+    hit = store.hit(query.vector, namespace=namespace, as_of=as_of, threshold=threshold, crowd_weight=weight)
+    if hit is not None:
+        shown, reason = [hit], _why_it_applies(hit, threshold, as_of, nearest)
     else:
-        reason = _why_none_applies(valid, threshold, rise, as_of)
+        valid = store.search(query.vector, namespace=namespace, as_of=as_of, limit=CROWD_FACTS)
+        rise = rise_among(valid, weight, len(query.vector))
+        shown, reason = valid[:1], _why_none_applies(valid, threshold, rise, as_of, facts)
+    nearest += [match for match in shown if match.fact not in [near.fact for near in nearest]]
+    decision = Decision.HIT if hit else Decision.BELOW_SENTINEL if facts else Decision.EMPTY_BASE
     verdicts = [(match, _verdict(match, threshold, as_of, hit)) for match in nearest]
     return Explanation(decision, threshold, verdicts, facts, reason)
 
@@ -77,17 +76,20 @@ def _why_it_applies(hit: Match, threshold: float, as_of: datetime, nearest: Sequ
     )
 
 
-def _why_none_applies(valid: Sequence[Match], threshold: float, rise: float, as_of: datetime) -> str:
+def _why_none_applies(valid: Sequence[Match], threshold: float, rise: float, as_of: datetime, facts: int) -> str:
+    if not facts:
+        return "The namespace holds no fact that is not retracted."
     if not valid:
         return f"No fact is valid at {as_of.isoformat()}."
     margin = valid[0].similarity - threshold
     nearest = f"The nearest fact valid at {as_of.isoformat()}, {valid[0].fact.fact_id!r}, is"
     if margin <= 0:
         return f"{nearest} {-margin:.4g} less similar to the query than the sentinel is."
-    return (
-        f"{nearest} {margin:.4g} more similar to the query than the sentinel is, but would have to be {rise:.4g} more, "
-        "as other facts are about as similar."
-    )
+    if margin <= rise:
+        needed = f"would have to be {rise:.4g} more, as other facts are about as similar."
+    else:
+        needed = "was stored or found only after the decision."
+    return f"{nearest} {margin:.4g} more similar to the query than the sentinel is, but {needed}"
 
 
 def _ended(fact: Fact, as_of: datetime) -> bool:

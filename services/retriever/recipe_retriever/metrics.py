@@ -67,7 +67,7 @@ class RetrieverMetrics:
         self.margin = Histogram(
             "recipe_retriever_margin",
             "Similarity of the best fact minus that of the sentinel, unitless: of every hit, where it is above 0, and "
-            "of a sample of the misses, where it is not.",
+            "of a sample of the misses, where it is not, as what a crowd of like facts adds is taken off too.",
             ["decision"],
             buckets=MARGIN_BUCKETS,
             registry=registry,

@@ -21,7 +21,7 @@ from recipe_model.editor import QueryVector
 from recipe_retriever.fact_counts import FactCounts
 from recipe_retriever.metrics import RetrieverMetrics, Stage
 from recipe_retriever.prompt_cache import Prompt, PromptCache
-from recipe_store.crowd import CROWD, rise_among
+from recipe_store.crowd import CROWD_FACTS, rise_among
 from recipe_store.errors import StoreUnavailableError
 from recipe_store.facts import Match
 from recipe_store.store import KnowledgeStore
@@ -125,7 +125,11 @@ class Retriever:
         for _ in range(ATTEMPTS):
             with self._timed("search"):
                 match = self.store.hit(
-                    query.vector, namespace=namespace, as_of=as_of, threshold=threshold, crowd=query.sentinel_crowd
+                    query.vector,
+                    namespace=namespace,
+                    as_of=as_of,
+                    threshold=threshold,
+                    crowd_weight=query.sentinel_crowd,
                 )
             if match is None:
                 return None
@@ -141,7 +145,7 @@ class Retriever:
     def _measure_miss(self, namespace: str, query: QueryVector, threshold: float, as_of: datetime) -> None:
         """By how much the best fact falls short; nothing if no fact is valid at that time."""
         try:
-            matches = self.store.search(query.vector, namespace=namespace, as_of=as_of, limit=CROWD)
+            matches = self.store.search(query.vector, namespace=namespace, as_of=as_of, limit=CROWD_FACTS)
         except StoreUnavailableError as error:  # the decision about the query stands
             logger.warning("the margin of a miss was not measured: %s", error)
             return

@@ -17,7 +17,7 @@ from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_common.progress import with_progress
 from recipe_model.editor import Float32, QueryVector, RecipeEditor
 from recipe_model.language_model import LanguageModel
-from recipe_store.crowd import CROWD, crowd_rise
+from recipe_store.crowd import CROWD_FACTS, crowd_rise
 from recipe_trainer.datasets import Edit, Question
 from recipe_trainer.evaluation import RetrievalRates
 from recipe_trainer.knowledge_base import BATCH
@@ -70,11 +70,11 @@ class _Asked:
     records: Float32  # [n] the record each belongs to
     best: Float32  # [n] row of the most similar key
     similarity: Float32  # [n] its inner product
-    sentinel: Float32  # [n] what it must exceed under the sentinel, in the crowd of its neighbours
+    needed: Float32  # [n] what it must exceed under the sentinel, in the crowd of its neighbours
 
     def hits(self, threshold: float | None) -> Decisions:
         """[n] whether each hits, by the sentinel or by one static threshold."""
-        return np.greater(self.similarity, self.sentinel if threshold is None else threshold)
+        return np.greater(self.similarity, self.needed if threshold is None else threshold)
 
     def right(self, threshold: float | None) -> Decisions:
         """[n] whether each hits its own record's key."""
@@ -121,24 +121,24 @@ class Base:
         return float(candidates[np.argmin(missed + false)])
 
     def _ask(self, questions: Sequence[tuple[int, Question]]) -> _Asked:
-        best, similarity, sentinel = [], [], []
+        best, similarity, needed = [], [], []
         for start in with_progress(range(0, len(questions), BATCH), "asking"):
             part = self._editor.query([question.text for _, question in questions[start : start + BATCH]])
             scores = np.stack([query.vector for query in part]) @ self._keys.T
             best.append(scores.argmax(axis=1))
             similarity.append(scores.max(axis=1))
-            sentinel.append(np.array([self._needed(query, row) for query, row in zip(part, scores, strict=True)]))
+            needed.append(np.array([self._needed(query, row) for query, row in zip(part, scores, strict=True)]))
         return _Asked(
             [question for _, question in questions],
             np.array([record for record, _ in questions]),
             np.concatenate(best),
             np.concatenate(similarity),
-            np.concatenate(sentinel),
+            np.concatenate(needed),
         )
 
     def _needed(self, query: QueryVector, scores: Float32) -> float:
         """The similarity that the best of all keys, of these scores [m], must exceed."""
-        best, *others = np.argsort(-scores)[:CROWD]
+        best, *others = np.argsort(-scores, kind="stable")[:CROWD_FACTS]
         rivals = [row for row in others if self.edits[row].statement != self.edits[best].statement]
         rise = crowd_rise(scores[[best, *rivals]].tolist(), query.sentinel_crowd, len(query.vector))
         return query.threshold(len(self.edits)) + rise

@@ -14,23 +14,24 @@ from torch import Tensor
 from recipe_model.language_model import LanguageModel
 from recipe_model.networks import RecipeModel, sentinel_rise
 from recipe_model.prompt_words import PromptWords
-from recipe_store.crowd import CROWD, CROWD_WIDTH
+from recipe_store.crowd import CROWD_FACTS, CROWD_WIDTH
 from recipe_trainer.datasets import Edit
 from recipe_trainer.teacher_forcing import answer_logits, answer_targets, answered
 
 ASKED_OF_LLM = 96  # edits, from the first: the LLM is the slow part
 
 
-def exact_decisions(queries: Tensor, keys: Tensor, thresholds: Tensor, crowd: float) -> Tensor:
+def exact_decisions(queries: Tensor, keys: Tensor, thresholds: Tensor, crowd_weight: float) -> Tensor:
     """KS(q) (arXiv 2405.03279, equation 7) for queries [n, R] among keys [m, R]: row of the key, or -1 for none.
 
-    `thresholds` [n] are what the best key must exceed if it is alone; `crowd` is the gamma of recipe_model.networks.
+    `thresholds` [n] are what the best key must exceed if it is alone, `crowd_weight` is gamma of recipe_model.networks.
+    Keys of facts that state the same count as rivals here, as no statements are known.
     """
     unit = math.sqrt(keys.shape[1])
-    best = (queries @ keys.T).topk(min(CROWD, len(keys)), dim=1)
+    best = (queries @ keys.T).topk(min(CROWD_FACTS, len(keys)), dim=1)
     below = (best.values - best.values[:, :1]) / unit
     crowding = below.masked_fill(below < -CROWD_WIDTH, -torch.inf).logsumexp(dim=1)
-    return torch.where(best.values[:, 0] > thresholds + crowd * unit * crowding, best.indices[:, 0], -1)
+    return torch.where(best.values[:, 0] > thresholds + crowd_weight * unit * crowding, best.indices[:, 0], -1)
 
 
 class Watch:

@@ -134,11 +134,11 @@ def require_exact(store: EdgeStore, keys: NDArray[np.float32], query: NDArray[np
     scores = keys @ query
     best = int(scores.argmax())
     exact = float(scores[best])
-    hit = store.hit(query, namespace="n", as_of=NOW, threshold=exact - 0.01)
+    hit = store.hit(query, namespace="n", as_of=NOW, threshold=exact - 0.01, crowd_weight=0.0)
     assert hit is not None
     assert hit.fact.fact_id == str(best)
     assert hit.similarity == pytest.approx(exact, rel=1e-6)
-    assert store.hit(query, namespace="n", as_of=NOW, threshold=exact + 0.01) is None
+    assert store.hit(query, namespace="n", as_of=NOW, threshold=exact + 0.01, crowd_weight=0.0) is None
 
 
 def test_a_large_base_gives_exact_scores_and_the_decisions_of_a_full_scan_indexed_or_not(tmp_path: Path) -> None:
@@ -175,7 +175,10 @@ def test_a_fact_is_found_among_many_that_only_their_last_numbers_tell_apart(
     store = open_edge_store(tmp_path, MODEL_VERSION, size, PROMPT_SHAPE)
     store.write([make_write(make_fact("n", str(row), 1, row), keys[row]) for row in range(count)])
 
-    found = [store.hit(key, namespace="n", as_of=NOW, threshold=float(key @ key) - 0.1) for key in keys[::10]]
+    found = [
+        store.hit(key, namespace="n", as_of=NOW, threshold=float(key @ key) - 0.1, crowd_weight=0.0)
+        for key in keys[::10]
+    ]
 
     right = [match is not None and match.fact.fact_id == str(10 * row) for row, match in enumerate(found)]
     assert all(right) == crowds_are_noticed

@@ -17,7 +17,7 @@ from contract.store.backends import Backend
 from contract.store.samples import KEY_SIZE, PROMPT_SHAPE, axis, make_fact, make_write, prompt_of
 from recipe_common.errors import InvalidArgumentError
 from recipe_store import CorruptPromptError, Fact, FactWrite, LogPosition, point_store
-from recipe_store.crowd import CROWD, CROWD_WIDTH
+from recipe_store.crowd import CROWD_FACTS, CROWD_WIDTH
 from recipe_store.filters import Where, in_namespace
 from recipe_store.payload import Payload, point_id, to_payload
 from recipe_store.point_store import LEADING_CANDIDATES, Part, PointStore
@@ -180,7 +180,7 @@ def hit(
     store: PointStore, namespace: str, query: NDArray[np.float32], threshold: float, crowd: float = 0.0
 ) -> str | None:
     """Id of the fact that a query hits."""
-    match = store.hit(query, namespace=namespace, as_of=NOW, threshold=threshold, crowd=crowd)
+    match = store.hit(query, namespace=namespace, as_of=NOW, threshold=threshold, crowd_weight=crowd)
     return None if match is None else match.fact.fact_id
 
 
@@ -221,11 +221,11 @@ def stating(namespace: str, fact_id: str, **changes: Any) -> Fact:
     return make_fact(namespace, fact_id, 1, 0, statement=f"The state of {fact_id} is unknown.", **changes)
 
 
-@pytest.mark.parametrize("rivals", [1, 4, CROWD - 1, 2 * CROWD])
+@pytest.mark.parametrize("rivals", [1, 4, CROWD_FACTS - 1, 2 * CROWD_FACTS])
 def test_a_fact_in_a_crowd_must_beat_the_threshold_by_more(store: PointStore, namespace: str, rivals: int) -> None:
     facts = [stating(namespace, str(number)) for number in range(rivals + 1)]
     store.write([make_write(facts[0], axis(0, 5.0)), *(make_write(fact, axis(0, 4.5)) for fact in facts[1:])])
-    counted = min(rivals, CROWD - 1)
+    counted = min(rivals, CROWD_FACTS - 1)
     rise = 2.0 * UNIT * math.log(1 + counted * math.exp(-0.5 / UNIT))
 
     hits = [hit(store, namespace, axis(0), 5.0 - rise + step, 2.0) for step in (-0.01, 0.01)]
@@ -246,12 +246,24 @@ def test_only_facts_that_could_answer_otherwise_are_rivals(store: PointStore, na
     others = [
         *(stating(f"{namespace}-other", str(number)) for number in range(3)),
         *(stating(namespace, f"expired {number}", valid_until=NOW) for number in range(3)),
+        *(stating(namespace, f"to come {number}", valid_from=NOW + MICROSECOND) for number in range(3)),
         *(replace(best, fact_id=f"the same {number}") for number in range(3)),
     ]
     store.write([make_write(best, axis(0, 5.0)), *(make_write(fact, axis(0, 4.9)) for fact in others)])
     assert hit(store, namespace, axis(0), 4.99, 2.0) == "best"
     store.write([make_write(stating(namespace, "rival"), axis(0, 4.9))])
     assert hit(store, namespace, axis(0), 4.99, 2.0) is None
+
+
+def test_facts_that_do_not_count_hide_no_rivals(store: PointStore, namespace: str) -> None:
+    best = stating(namespace, "best")
+    expired = [stating(namespace, f"expired {number}", valid_until=NOW) for number in range(2 * CROWD_FACTS)]
+    rivals = [stating(namespace, f"rival {number}") for number in range(2 * CROWD_FACTS)]
+    store.write([make_write(best, axis(0, 5.0))])
+    store.write([make_write(fact, axis(0, 4.95)) for fact in expired])
+    store.write([make_write(fact, axis(0, 4.9)) for fact in rivals])
+    rise = 2.0 * UNIT * math.log(1 + (CROWD_FACTS - 1) * math.exp(-0.1 / UNIT))
+    assert [hit(store, namespace, axis(0), 5.0 - rise + step, 2.0) for step in (-0.01, 0.01)] == ["best", None]
 
 
 def test_a_crowd_around_a_fact_that_does_not_count_is_none_of_the_next_one(store: PointStore, namespace: str) -> None:
@@ -649,10 +661,10 @@ def test_a_query_that_does_not_fit_is_refused(store: PointStore, namespace: str)
         store.search(axis(0), namespace=namespace, as_of=datetime(2025, 1, 1))
     assert violated(error) == ["as_of"]
     with pytest.raises(InvalidArgumentError) as error:
-        store.hit(axis(0), namespace=namespace, as_of=datetime(2025, 1, 1), threshold=0.0)
+        store.hit(axis(0), namespace=namespace, as_of=datetime(2025, 1, 1), threshold=0.0, crowd_weight=0.0)
     assert violated(error) == ["as_of"]
     with pytest.raises(InvalidArgumentError) as error:
-        store.hit(np.zeros(3, np.float32), namespace=namespace, as_of=NOW, threshold=0.0)
+        store.hit(np.zeros(3, np.float32), namespace=namespace, as_of=NOW, threshold=0.0, crowd_weight=0.0)
     assert violated(error) == ["query"]
 
 

@@ -100,6 +100,12 @@ def test_the_threshold_of_a_query_is_the_networks(model: RecipeModel) -> None:
     assert query.threshold(100_000) == pytest.approx(query.sentinel_similarity + rise, rel=1e-6)
 
 
+def test_a_query_says_how_much_a_crowd_matters(model: RecipeModel) -> None:
+    model.sentinel_crowd.fill_(2.0)
+    editor = RecipeEditor(model, byte_tokenizer(marked=True), MAX_TOKENS, "recipe-test", make_prompt_words())
+    assert [query.sentinel_crowd for query in editor.query(STATEMENTS)] == [2.0] * len(STATEMENTS)
+
+
 def test_a_batch_is_encoded_as_its_statements_are_alone(editor: RecipeEditor) -> None:
     keys, prompts = editor.encode(STATEMENTS)
     for row, statement in enumerate(STATEMENTS):

@@ -90,6 +90,14 @@ def test_a_miss_in_a_crowd_says_how_much_more_it_would_take(store: EdgeStore) ->
     )
 
 
+def test_the_fact_that_a_miss_is_about_is_shown_even_if_it_is_not_among_the_nearest(store: EdgeStore) -> None:
+    ended = datetime(2025, 6, 1, tzinfo=UTC)
+    store.write([make_write(make_fact("ended", valid_until=ended), axis(0, 9.0))])
+    store.write([make_write(make_fact("weak"), axis(0, 1.0))])
+    found = explain(store, "cities", NORTH, NOW, 1)
+    assert [verdict for _, _, verdict in shown(found)] == [Verdict.NO_LONGER_VALID, Verdict.BELOW_SENTINEL]
+
+
 def test_a_miss_because_nothing_near_is_valid_says_so(store: EdgeStore) -> None:
     store.write([make_write(make_fact(valid_until=NOW), axis(0, 9.0))])
     found = explain(store, "cities", NORTH, NOW, 5)

@@ -47,7 +47,7 @@ def test_a_static_threshold_lies_where_it_tells_right_from_false_best(editor: Re
 def test_without_a_threshold_the_sentinel_decides(editor: RecipeEditor) -> None:
     base = with_scores(Base(EDITS, editor), own=[9, 8, 7, 6, 5, 1], unrelated=[4, 4, 3, 2, 2, 0])
     for part in (base.own, base.rephrased, base.unrelated):
-        part.sentinel[:] = [0, 0, 0, 100, 100, 0]
+        part.needed[:] = [0, 0, 0, 100, 100, 0]
     assert base.rates(None).right_hit == pytest.approx(400 / 6)
     assert base.rates(None).false_hit == pytest.approx(300 / 6)  # the last has the sentinel's similarity: no hit
 

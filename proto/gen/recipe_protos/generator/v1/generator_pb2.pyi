@@ -429,7 +429,8 @@ class Knowledge(_message.Message):
     """Inner product of the query and the key of the applied fact, unitless and unbounded. Set if a fact was applied."""
     sentinel_similarity: _builtins.float
     """The threshold for this query, unitless and unbounded: its inner product with the sentinel, and what is added for
-    the number of facts in the namespace. Set if the retriever answered.
+    the number of facts in the namespace. What a crowd of facts that are about as similar adds is not in it. Set if the
+    retriever answered.
     """
     margin: _builtins.float
     """similarity - sentinel_similarity, greater than 0. Set if a fact was applied."""

@@ -30,9 +30,11 @@ class _DecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decision.Val
     DECISION_UNSPECIFIED: _Decision.ValueType  # 0
     """Never sent by a server."""
     DECISION_HIT: _Decision.ValueType  # 1
-    """A fact is strictly more similar to the query than the sentinel is; it applies."""
+    """A fact is strictly more similar to the query than the sentinel is, and by enough; it applies."""
     DECISION_BELOW_SENTINEL: _Decision.ValueType  # 2
-    """There are facts, but none is more similar to the query than the sentinel is."""
+    """There are facts, but none is more similar to the query than the sentinel is, or so many are about as similar that
+    none of them applies.
+    """
     DECISION_EMPTY_BASE: _Decision.ValueType  # 3
     """The namespace holds no fact that is not retracted."""
 
@@ -42,9 +44,11 @@ class Decision(_Decision, metaclass=_DecisionEnumTypeWrapper):
 DECISION_UNSPECIFIED: Decision.ValueType  # 0
 """Never sent by a server."""
 DECISION_HIT: Decision.ValueType  # 1
-"""A fact is strictly more similar to the query than the sentinel is; it applies."""
+"""A fact is strictly more similar to the query than the sentinel is, and by enough; it applies."""
 DECISION_BELOW_SENTINEL: Decision.ValueType  # 2
-"""There are facts, but none is more similar to the query than the sentinel is."""
+"""There are facts, but none is more similar to the query than the sentinel is, or so many are about as similar that
+none of them applies.
+"""
 DECISION_EMPTY_BASE: Decision.ValueType  # 3
 """The namespace holds no fact that is not retracted."""
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
@@ -154,11 +158,11 @@ class RetrieveResponse(_message.Message):
     """Whether a fact applies."""
     similarity: _builtins.float
     """Inner product of the query and the key of the best fact, from which the mean key was taken as from the sentinel;
-    unitless, unbounded, and to be compared within one model version only. Set on a hit only: a miss reads no fact.
+    unitless, unbounded, and to be compared within one model version only. Set on a hit only.
     """
     sentinel_similarity: _builtins.float
     """The threshold for this query, unitless and unbounded: its inner product with the sentinel, and what is added for
-    the number of facts in the namespace.
+    the number of facts in the namespace. What a crowd of facts that are about as similar adds is not in it.
     """
     margin: _builtins.float
     """similarity - sentinel_similarity, greater than 0. Set on a hit only."""

@@ -84,8 +84,9 @@ class RetrieverServiceServicer(object):
     """
 
     def Retrieve(self, request, context):
-        """Retrieve returns the best fact for a query if it is more similar to the query than the knowledge sentinel is, and
-        nothing otherwise. Not finding knowledge is an answer, not an error.
+        """Retrieve returns the best fact for a query if it is more similar to the query than the knowledge sentinel is, by
+        more where other facts are about as similar, and nothing otherwise. Not finding knowledge is an answer, not an
+        error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,8 +41,9 @@ class RetrieverServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RetrieverServiceAsyncStub: ...
     Retrieve: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.RetrieveRequest, _retriever_pb2.RetrieveResponse]
-    """Retrieve returns the best fact for a query if it is more similar to the query than the knowledge sentinel is, and
-    nothing otherwise. Not finding knowledge is an answer, not an error.
+    """Retrieve returns the best fact for a query if it is more similar to the query than the knowledge sentinel is, by
+    more where other facts are about as similar, and nothing otherwise. Not finding knowledge is an answer, not an
+    error.
     """
     RetrieveBatch: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.RetrieveBatchRequest, _retriever_pb2.RetrieveBatchResponse]
     """RetrieveBatch decides about several queries as Retrieve decides about each of them, in one pass of the text encoder.
@@ -72,8 +73,9 @@ class RetrieverServiceAsyncStub(RetrieverServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Retrieve: _aio.UnaryUnaryMultiCallable[_retriever_pb2.RetrieveRequest, _retriever_pb2.RetrieveResponse]  # type: ignore[assignment]
-    """Retrieve returns the best fact for a query if it is more similar to the query than the knowledge sentinel is, and
-    nothing otherwise. Not finding knowledge is an answer, not an error.
+    """Retrieve returns the best fact for a query if it is more similar to the query than the knowledge sentinel is, by
+    more where other facts are about as similar, and nothing otherwise. Not finding knowledge is an answer, not an
+    error.
     """
     RetrieveBatch: _aio.UnaryUnaryMultiCallable[_retriever_pb2.RetrieveBatchRequest, _retriever_pb2.RetrieveBatchResponse]  # type: ignore[assignment]
     """RetrieveBatch decides about several queries as Retrieve decides about each of them, in one pass of the text encoder.
@@ -106,8 +108,9 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.RetrieveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retriever_pb2.RetrieveResponse, _abc.Awaitable[_retriever_pb2.RetrieveResponse]]:
-        """Retrieve returns the best fact for a query if it is more similar to the query than the knowledge sentinel is, and
-        nothing otherwise. Not finding knowledge is an answer, not an error.
+        """Retrieve returns the best fact for a query if it is more similar to the query than the knowledge sentinel is, by
+        more where other facts are about as similar, and nothing otherwise. Not finding knowledge is an answer, not an
+        error.
         """
 
     @_abc_1.abstractmethod
