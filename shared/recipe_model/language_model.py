@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -36,6 +36,7 @@ class LanguageModel(LlmTokens):
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, identity: ModelIdentity) -> None:
         super().__init__(tokenizer, identity)
         self.model = model
+        cast("Any", model).get_output_embeddings().register_forward_pre_hook(_dense)
 
     @classmethod
     def load(cls, model_id: str = DEFAULT_LLM, precision: Precision = "auto") -> "LanguageModel":
@@ -130,3 +131,12 @@ class LanguageModel(LlmTokens):
         # The declared type of the model knows of no `generate`.
         model = cast("Any", self.model)
         return cast("Tensor", model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False))
+
+
+def _dense(_layer: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+    """The last position's hidden state [1, 1, d] with the strides of such a tensor, not of the text it is cut out of.
+
+    PyTorch would otherwise multiply by a copy of the whole output layer: longer than all other layers take.
+    """
+    (hidden,) = arguments
+    return (hidden.clone(memory_format=torch.contiguous_format),)

@@ -1,5 +1,8 @@
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from recipe_model.language_model import LanguageModel
 from tiny_models import LLM_HIDDEN, LLM_POSITIONS, make_language_model
@@ -47,6 +50,30 @@ def test_without_a_prompt_logits_are_the_plain_models_to_the_last_bit(llm: Langu
     with torch.inference_mode():
         plain = llm.model(input_ids=torch.tensor([ids])).logits[0]
     assert torch.equal(llm.logits(None, ids), plain)
+
+
+class BatchProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the shapes that products of batches of matrices have."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.shapes: list[torch.Size] = []
+
+    def __torch_dispatch__(
+        self, function: Any, _types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten.bmm.default:
+            self.shapes.append(result.shape)
+        return result
+
+
+def test_what_follows_a_text_is_told_without_a_copy_of_the_output_layer(llm: LanguageModel) -> None:
+    ids = torch.tensor([llm.token_ids("a text of words")])
+    llm.model.requires_grad_(False)  # as it is loaded; weights that learn are not copied
+    with torch.no_grad(), BatchProducts() as products:  # what inference mode runs is not told
+        llm.model(input_ids=ids, logits_to_keep=1)
+    assert not [shape for shape in products.shapes if shape[-1] == len(llm.words())]  # one copies the layer
 
 
 def test_with_a_prompt_logits_differ_at_every_token(llm: LanguageModel) -> None:
