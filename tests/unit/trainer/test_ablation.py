@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from recipe_model.editor import RecipeEditor
+from recipe_model.editor import QueryVector, RecipeEditor
 from recipe_model.language_model import LanguageModel
 from recipe_trainer import ablation
 from recipe_trainer.ablation import VARIANTS, Base, evaluate_variants
@@ -50,6 +50,15 @@ def test_without_a_threshold_the_sentinel_decides(editor: RecipeEditor) -> None:
         part.needed[:] = [0, 0, 0, 100, 100, 0]
     assert base.rates(None).right_hit == pytest.approx(400 / 6)
     assert base.rates(None).false_hit == pytest.approx(300 / 6)  # the last has the sentinel's similarity: no hit
+
+
+def test_only_edits_that_state_something_else_are_a_crowd(editor: RecipeEditor) -> None:
+    question = QueryVector(np.zeros(16, np.float32), sentinel_similarity=1.0, sentinel_crowd=2.0)
+    scores = np.array([3.0, 3.0, 3.0, 0.0, 0.0, 0.0], np.float32)
+    apart = Base(EDITS, editor)._needed(question, scores)
+    alike = Base([EDITS[0], EDITS[0], *EDITS[2:]], editor)._needed(question, scores)
+    assert apart == pytest.approx(1 + 2 * 4 * np.log(3 + 3 * np.exp(-3 / 4)))
+    assert alike == pytest.approx(1 + 2 * 4 * np.log(2 + 3 * np.exp(-3 / 4)))
 
 
 def test_variants_differ_in_threshold_and_prompt_alone(

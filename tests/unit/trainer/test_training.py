@@ -238,6 +238,13 @@ def test_the_checkpoint_is_the_trained_model_and_says_how_it_was_made(
         assert torch.equal(value, state[f"model.{name}"].to(value.dtype)), name
 
 
+def test_what_is_given_of_the_sentinel_is_in_the_checkpoint(tmp_path: Path, models: Models, pool: EditPool) -> None:
+    given = {"sentinel_offset": 1.5, "sentinel_growth": 0.5, "sentinel_crowd": 2.5}
+    run(tmp_path / "run", models.options(steps=1, **given), pool)
+    tensors = read_checkpoint(tmp_path / "run" / "recipe.safetensors").tensors
+    assert {name: float(tensors[name]) for name in given} == given
+
+
 def test_the_checkpoint_loads_with_its_encoder(tmp_path: Path, models: Models, pool: EditPool) -> None:
     version = run(tmp_path / "run", models.options(steps=1), pool)
     editor = RecipeEditor.load(tmp_path / "run" / "recipe.safetensors", models.encoder, models.llm)
