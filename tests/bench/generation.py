@@ -21,7 +21,6 @@ from typing import Any, TypeAlias
 import grpc
 import numpy as np
 import psutil
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from matplotlib.figure import Figure
 
 from bench.generation_server import ONE_BY_ONE, TRANSFORMERS, VLLM
@@ -38,7 +37,6 @@ ASKED = 64  # facts that are asked for
 CLIENTS = (1, 8, 32)
 EDITED, UNEDITED, TEXT, RETRIEVED = "edited", "unedited", "text_in_prompt", "retrieved_text_in_prompt"
 SHORT = 8  # tokens of a request while the queue is full
-HEALTH_EVERY = 0.05  # seconds between health checks meanwhile
 DEADLINE = 60.0  # seconds, of such a request
 
 Retriever: TypeAlias = "retriever_pb2_grpc.RetrieverServiceAsyncStub"
@@ -51,6 +49,7 @@ class Server:
     name: str
     process: psutil.Process
     start_seconds: float
+    address: str
     channel: grpc.aio.Channel
 
     @property
@@ -87,11 +86,10 @@ async def child(python: str, module: str, *arguments: str) -> AsyncIterator[tupl
 async def generator(python: str, engine: str, retriever: str) -> AsyncIterator[Server]:
     """One engine's generator."""
     print(f"starting {engine}", file=sys.stderr, flush=True)
-    async with (
-        child(python, "bench.generation_server", engine, retriever) as (process, port, seconds),
-        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
-    ):
-        yield Server(engine, process, seconds, channel)
+    async with child(python, "bench.generation_server", engine, retriever) as (process, port, seconds):
+        address = f"127.0.0.1:{port}"
+        async with grpc.aio.insecure_channel(address) as channel:
+            yield Server(engine, process, seconds, address, channel)
 
 
 def question(number: int) -> str:
@@ -220,23 +218,18 @@ async def throughput(
 
 @asynccontextmanager
 async def health_checks(server: Server) -> AsyncIterator[list[float]]:
-    """How long health checks take meanwhile, in ms, one after the other."""
-    call = health_pb2_grpc.HealthStub(server.channel).Check  # type: ignore[attr-defined]  # its types lack it
+    """How long health checks take meanwhile, in ms, one after the other; told at the end."""
     found: list[float] = []
-
-    async def check() -> None:
-        while True:
-            begun = time.perf_counter()
-            await call(health_pb2.HealthCheckRequest())
-            found.append(1000 * (time.perf_counter() - begun))
-            await asyncio.sleep(HEALTH_EVERY)
-
-    checking = asyncio.create_task(check())
+    pipe = asyncio.subprocess.PIPE
+    command = (sys.executable, "-m", "bench.health_probe", server.address)
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+    assert process.stdout is not None
+    await process.stdout.readline()
     try:
         yield found
     finally:
-        checking.cancel()
-        await asyncio.gather(checking, return_exceptions=True)
+        told, _ = await process.communicate(b"")  # which ends its input
+        found += json.loads(told)
 
 
 async def pressure(server: Server, numbers: list[int], clients: int) -> dict[str, Any]:

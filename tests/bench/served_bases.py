@@ -26,6 +26,7 @@ WRITES_PER_SECOND: Final = 50
 DECISIONS: Final = 300
 ROUNDS: Final = 40  # searches of each way
 LOCAL_ROUNDS: Final = 10  # qdrant-client's local mode is slow
+REST_SECONDS: Final = 0.01  # before each search: torch's threads spin for a while after a scan, on the next one's time
 
 Keys = NDArray[np.float32]
 
@@ -94,6 +95,7 @@ def compare(store: EdgeStore, keys: Keys, queries: Sequence[QueryVector]) -> dic
             for name, way in ways.items():
                 if name == "local_mode" and round_ >= LOCAL_ROUNDS:
                     continue
+                time.sleep(REST_SECONDS)
                 begun = time.perf_counter()
                 way(query)
                 if round_ >= 0:
