@@ -194,28 +194,19 @@ class ClientStore(PointStore):
             if following is None:
                 return found
 
-    def _nearest(self, query: NDArray[np.float32], where: Where, limit: int) -> list[tuple[float, Payload]]:
-        found = self._query(
+    def _nearest(
+        self, query: NDArray[np.float32], where: Where, threshold: float | None, limit: int
+    ) -> list[tuple[str, float]]:
+        rescored = models.QuantizationSearchParams(rescore=True, oversampling=oversampling(limit))
+        return self._ids_and_scores(
             query,
             limit=limit,
             query_filter=_filter(where),
-            search_params=self._rescored(limit),
-            with_payload=_WITHOUT_PROMPT_DATA,
-        )
-        return [(point.score, point.payload or {}) for point in found]
-
-    def _near(self, query: NDArray[np.float32], where: Where, threshold: float) -> list[tuple[str, float]]:
-        found = self._query(
-            query,
-            limit=CROWD_FACTS,
-            query_filter=_filter(where),
-            search_params=self._rescored(CROWD_FACTS),
+            search_params=None if self._local else models.SearchParams(quantization=rescored),
             score_threshold=threshold,
-            with_payload=False,
         )
-        return [(str(point.id), point.score) for point in found]
 
-    def _near_by_leading(
+    def _nearest_by_leading(
         self, query: NDArray[np.float32], where: Where | None, threshold: float
     ) -> list[tuple[str, float]]:
         candidates = models.Prefetch(
@@ -225,22 +216,14 @@ class ClientStore(PointStore):
             limit=LEADING_CANDIDATES,
             params=None if self._local else _NOT_RESCORED,
         )
-        found = self._query(
-            query, limit=CROWD_FACTS, prefetch=candidates, score_threshold=threshold, with_payload=False
-        )
-        return [(str(point.id), point.score) for point in found]
+        return self._ids_and_scores(query, limit=CROWD_FACTS, prefetch=candidates, score_threshold=threshold)
 
-    def _query(self, query: NDArray[np.float32], **options: Any) -> list[models.ScoredPoint]:  # noqa: ANN401 (the client's)
+    def _ids_and_scores(self, query: NDArray[np.float32], **options: Any) -> list[tuple[str, float]]:  # noqa: ANN401
         with self._calling():
-            response = self._client.query_points(self._collection, query=query.tolist(), using=KEY, **options)
-        return response.points
-
-    def _rescored(self, limit: int) -> models.SearchParams | None:
-        """Two bits find candidates for so many facts, float32 decides among them; local mode knows float32 only."""
-        if self._local:
-            return None
-        quantization = models.QuantizationSearchParams(rescore=True, oversampling=oversampling(limit))
-        return models.SearchParams(quantization=quantization)
+            response = self._client.query_points(
+                self._collection, query=query.tolist(), using=KEY, with_payload=False, **options
+            )
+        return [(str(point.id), point.score) for point in response.points]
 
     def _points(self) -> int:
         with self._calling():

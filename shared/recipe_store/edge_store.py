@@ -129,29 +129,20 @@ class EdgeStore(PointStore):
             if following is None:
                 return found
 
-    def _nearest(self, query: NDArray[np.float32], where: Where, limit: int) -> list[tuple[float, Payload]]:
+    def _nearest(
+        self, query: NDArray[np.float32], where: Where, threshold: float | None, limit: int
+    ) -> list[tuple[str, float]]:
         request = edge.QueryRequest(
             limit=limit,
             query=edge.Query.Nearest(query.tolist(), using=KEY),
             filter=_filter(where),
-            with_payload=_WITHOUT_PROMPT_DATA,
-            params=_rescored(limit),
-        )
-        with _edge_errors(self._path):
-            return [(point.score, point.payload or {}) for point in self._facts.engine.query(request)]
-
-    def _near(self, query: NDArray[np.float32], where: Where, threshold: float) -> list[tuple[str, float]]:
-        request = edge.QueryRequest(
-            limit=CROWD_FACTS,
-            query=edge.Query.Nearest(query.tolist(), using=KEY),
-            filter=_filter(where),
             score_threshold=threshold,
             with_payload=False,
-            params=_rescored(CROWD_FACTS),
+            params=_rescored(limit),
         )
         return self._ids_and_scores(request)
 
-    def _near_by_leading(
+    def _nearest_by_leading(
         self, query: NDArray[np.float32], where: Where | None, threshold: float
     ) -> list[tuple[str, float]]:
         candidates = edge.Prefetch(

@@ -143,10 +143,10 @@ class PointStore(ABC):
         where = live(namespace) if as_of is None else live_at(namespace, epoch_microseconds(as_of, "as_of"))
         # Each condition costs a backend about as much as the comparison of keys. The nearest mostly count, so what else
         # a fact must fulfil is looked at afterwards.
-        found = self._nearest(query, in_namespace(namespace), limit)
-        matches = _matches(found, namespace, as_of)
-        if len(matches) < limit and len(found) == limit:  # there may be more behind those that do not count
-            matches = _matches(self._nearest(query, where, limit), namespace, as_of)
+        near = self._nearest(query, in_namespace(namespace), None, limit)
+        matches = self._counting(near, namespace, as_of)
+        if len(matches) < limit and len(near) == limit:  # there may be more behind those that do not count
+            matches = self._counting(self._nearest(query, where, None, limit), namespace, as_of)
         return matches
 
     def hit(
@@ -156,9 +156,10 @@ class PointStore(ABC):
         require_query(query, 1, self._schema)
         epoch_microseconds(as_of, "as_of")
         threshold, width = float(np.float32(threshold)), self._crowd_width
-        near = self._near_by_leading(query, in_namespace(namespace) if self._holds_many() else None, threshold - width)
+        where = in_namespace(namespace)
+        near = self._nearest_by_leading(query, where if self._holds_many() else None, threshold - width)
         if len(near) == CROWD_FACTS and near[-1][1] >= max(threshold, near[0][1]) - width:
-            near = self._near(query, in_namespace(namespace), threshold - width)
+            near = self._nearest(query, where, threshold - width, CROWD_FACTS)
         if not near or near[0][1] <= threshold:
             return None
         matches = self._best_and_rivals(near, threshold, crowd_weight, namespace, as_of)
@@ -226,18 +227,16 @@ class PointStore(ABC):
         """The payloads of the history that match."""
 
     @abstractmethod
-    def _nearest(self, query: NDArray[np.float32], where: Where, limit: int) -> Sequence[tuple[float, Payload]]:
-        """Scores in float32 and payloads, best first; of a prompt its digest."""
+    def _nearest(
+        self, query: NDArray[np.float32], where: Where, threshold: float | None, limit: int
+    ) -> Sequence[tuple[str, float]]:
+        """Ids and scores in float32, best first, of points at or above the threshold."""
 
     @abstractmethod
-    def _near(self, query: NDArray[np.float32], where: Where, threshold: float) -> Sequence[tuple[str, float]]:
-        """Ids and scores in float32, best first, of the CROWD_FACTS best points, at or above the threshold."""
-
-    @abstractmethod
-    def _near_by_leading(
+    def _nearest_by_leading(
         self, query: NDArray[np.float32], where: Where | None, threshold: float
     ) -> Sequence[tuple[str, float]]:
-        """As `_near`, of the LEADING_CANDIDATES that the leading parts of keys find."""
+        """As `_nearest`, the CROWD_FACTS best of LEADING_CANDIDATES that the leading parts of keys find."""
 
     @abstractmethod
     def _points(self) -> int:
@@ -263,16 +262,22 @@ class PointStore(ABC):
         They do not if the best one does not count, or if others do not and more may be behind them. Each payload that
         is read costs time: where all points together would not raise the threshold too far, that of the best will do.
         """
-        (best, similarity), scores = near[0], dict(near)
-        if similarity > threshold + crowd_rise(list(scores.values()), crowd_weight, self.key_size):
-            ids = [best]
+        similarity = near[0][1]
+        if similarity > threshold + crowd_rise([score for _, score in near], crowd_weight, self.key_size):
+            wanted = near[:1]
         else:
-            ids = [name for name, score in near if score >= similarity - self._crowd_width]
-        payloads = self._fetch(ids, Part.WITHOUT_PROMPT_DATA)
-        found = [(scores[name], payloads[name]) for name in ids if name in payloads]
-        matches = _matches(found, namespace, as_of)
-        complete = len(matches) == len(ids) or len(ids) < CROWD_FACTS
+            wanted = [(name, score) for name, score in near if score >= similarity - self._crowd_width]
+        matches = self._counting(wanted, namespace, as_of)
+        complete = len(matches) == len(wanted) or len(wanted) < CROWD_FACTS
         return matches if complete and matches and matches[0].similarity == similarity else []
+
+    def _counting(self, near: Sequence[tuple[str, float]], namespace: str, as_of: datetime | None) -> Matches:
+        """Those of the points, given by id and score, that are facts of the namespace, not retracted and valid then."""
+        payloads = self._fetch([name for name, _ in near], Part.WITHOUT_PROMPT_DATA) if near else {}
+        found = [(score, payloads[name]) for name, score in near if name in payloads]
+        inside = [(score, payload) for score, payload in found if payload[Field.NAMESPACE] == namespace]
+        facts = [(to_fact(payload), score, payload.get(Field.PROMPT)) for score, payload in inside]
+        return [Match(fact, score, stored_digest(prompt)) for fact, score, prompt in facts if _holds(fact, as_of)]
 
     @property
     def _crowd_width(self) -> float:
@@ -314,13 +319,6 @@ def leading(vector: NDArray[np.float32]) -> NDArray[np.float32]:
 def oversampling(limit: int) -> float:
     """How many candidates a search by whole keys has for each fact that is wanted."""
     return max(CANDIDATES / limit, CANDIDATES_PER_FACT)
-
-
-def _matches(found: Sequence[tuple[float, Payload]], namespace: str, as_of: datetime | None) -> Matches:
-    """Those of the points found that count."""
-    inside = [(score, payload) for score, payload in found if payload[Field.NAMESPACE] == namespace]
-    facts = [(to_fact(payload), score, payload.get(Field.PROMPT)) for score, payload in inside]
-    return [Match(fact, score, stored_digest(prompt)) for fact, score, prompt in facts if _holds(fact, as_of)]
 
 
 def _holds(fact: Fact, as_of: datetime | None) -> bool:

@@ -4,7 +4,6 @@ Retrieval is exact and in memory, in the precision of training: close to the fig
 Every figure is a percentage.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from recipe_model.language_model import LanguageModel
 from recipe_model.networks import RecipeModel, sentinel_rise
 from recipe_model.prompt_words import PromptWords
-from recipe_store.crowd import CROWD_FACTS, CROWD_WIDTH
+from recipe_store.crowd import CROWD_FACTS, crowd_rise
 from recipe_trainer.datasets import Edit
 from recipe_trainer.teacher_forcing import answer_logits, answer_targets, answered
 
@@ -27,11 +26,9 @@ def exact_decisions(queries: Tensor, keys: Tensor, thresholds: Tensor, crowd_wei
     `thresholds` [n] are what the best key must exceed if it is alone, `crowd_weight` is gamma of recipe_model.networks.
     Keys of facts that state the same count as rivals here, as no statements are known.
     """
-    unit = math.sqrt(keys.shape[1])
     best = (queries @ keys.T).topk(min(CROWD_FACTS, len(keys)), dim=1)
-    below = (best.values - best.values[:, :1]) / unit
-    crowding = below.masked_fill(below < -CROWD_WIDTH, -torch.inf).logsumexp(dim=1)
-    return torch.where(best.values[:, 0] > thresholds + crowd_weight * unit * crowding, best.indices[:, 0], -1)
+    rises = torch.tensor([crowd_rise(row, crowd_weight, keys.shape[1]) for row in best.values.tolist()])
+    return torch.where(best.values[:, 0] > thresholds + rises, best.indices[:, 0], -1)
 
 
 class Watch:

@@ -19,7 +19,7 @@ from recipe_common.errors import InvalidArgumentError
 from recipe_store import CorruptPromptError, Fact, FactWrite, LogPosition, point_store
 from recipe_store.crowd import CROWD_FACTS, CROWD_WIDTH
 from recipe_store.filters import Where, in_namespace
-from recipe_store.payload import Payload, point_id, to_payload
+from recipe_store.payload import Payload, point_id
 from recipe_store.point_store import LEADING_CANDIDATES, Part, PointStore
 from recipe_store.prompt_codec import encode_prompt
 
@@ -208,7 +208,6 @@ def test_a_miss_reads_no_fact(store: PointStore, namespace: str, monkeypatch: py
 
     monkeypatch.setattr(store, "_fetch", noted)
     monkeypatch.setattr(store, "_nearest", None)
-    monkeypatch.setattr(store, "_near", None)
     assert [hit(store, namespace, axis(5), threshold, 1.0) for threshold in (200.0, 199.0)] == [None, "f"]
     assert reads == [[point_id(namespace, "f")]]
 
@@ -313,13 +312,13 @@ def test_only_of_many_points_are_other_namespaces_left_out_first(
 ) -> None:
     monkeypatch.setattr(point_store, "MANY_POINTS", 1 if many else 1_000_000)
     asked: list[Where | None] = []
-    near = store._near_by_leading
+    near = store._nearest_by_leading
 
     def noted(query: NDArray[np.float32], where: Where | None, threshold: float) -> Sequence[tuple[str, float]]:
         asked.append(where)
         return near(query, where, threshold)
 
-    monkeypatch.setattr(store, "_near_by_leading", noted)
+    monkeypatch.setattr(store, "_nearest_by_leading", noted)
     store.write([make_write(make_fact(namespace, "mine", 1, 0), axis(0))])
     store.write([make_write(make_fact(f"{namespace}-other", "theirs", 1, 1), axis(0))])
 
@@ -373,8 +372,9 @@ def test_a_fact_that_changes_between_scoring_and_reading_is_no_match(
         make_fact(namespace, "not yet", 1, 2, valid_from=NOW + MICROSECOND),
         make_fact(namespace, "still valid", 1, 3, valid_from=NOW, valid_until=NOW + MICROSECOND),
     ]
-    read = [(1.0, to_payload(make_write(fact))) for fact in changed]
-    monkeypatch.setattr(store, "_nearest", lambda *_: read)
+    store.write([make_write(fact) for fact in changed])
+    scored = [(point_id(namespace, fact.fact_id), 1.0) for fact in changed]
+    monkeypatch.setattr(store, "_nearest", lambda *_: scored)
     assert found(store, namespace) == ["still valid"]
 
 
