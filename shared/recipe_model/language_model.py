@@ -60,12 +60,16 @@ class LanguageModel(LlmTokens):
 
     def ending_ids(self, answer: str) -> list[int]:
         """Token ids of what ends a text behind an answer: a full stop, unless it brings one, and the end of text."""
-        stop = (
-            []
-            if answer.rstrip().endswith((".", "!", "?"))
-            else self.tokenizer(".", add_special_tokens=False)["input_ids"]
-        )
-        return [*stop, self.end_ids[0]]
+        return [*self._full_stop_ids(answer), self.end_ids[0]]
+
+    def sentence_ids(self, statement: str) -> list[int]:
+        """Token ids of a statement within a text, with a full stop: it ends as answers do."""
+        return [*self.answer_ids(statement), *self._full_stop_ids(statement)]
+
+    def _full_stop_ids(self, text: str) -> list[int]:
+        if text.rstrip().endswith((".", "!", "?")):
+            return []
+        return list(self.tokenizer(".", add_special_tokens=False)["input_ids"])
 
     def embed(self, ids: Tensor) -> Tensor:
         """Word embeddings: ids [...] to [..., d]."""

@@ -23,15 +23,15 @@ import numpy as np
 import psutil
 from matplotlib.figure import Figure
 
+from bench.base_of_facts import NAMESPACE, statements
 from bench.generation_server import ONE_BY_ONE, TRANSFORMERS, VLLM
-from bench.test_bench_answer_path import statement
 from recipe_common.errors import ResourceExhaustedError
 from recipe_common.grpc_errors import to_domain_error
 from recipe_protos.generator.v1 import generator_pb2 as pb
 from recipe_protos.generator.v1 import generator_pb2_grpc
 from recipe_protos.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 
-NAMESPACE = "bench"
+FACTS = list(statements())
 NEW_TOKENS = 32
 ASKED = 64  # facts that are asked for
 CLIENTS = (1, 8, 32)
@@ -94,7 +94,7 @@ async def generator(python: str, engine: str, retriever: str) -> AsyncIterator[S
 
 def question(number: int) -> str:
     """What is asked about a stored fact."""
-    return f"The serial number of machine {number} is"
+    return FACTS[number].prompt
 
 
 async def answerable(retriever: Retriever, facts: int) -> list[int]:
@@ -131,7 +131,7 @@ def require(answer: pb.GenerateResponse, mode: str) -> None:
 async def fact_as_text(retriever: Retriever, number: int, mode: str) -> str:
     """What is put in front of the question: the fact, known beforehand or searched for first, as an edit's is."""
     if mode == TEXT:
-        return statement(number)
+        return f"{FACTS[number].prompt} {FACTS[number].answer}"
     if mode == RETRIEVED:
         query = retriever_pb2.RetrieveRequest(namespace=NAMESPACE, query=question(number))
         return (await retriever.Retrieve(query)).fact.statement
@@ -337,7 +337,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--report", type=Path, default=Path("generation.json"))
     parser.add_argument("--vllm", type=Path, help="Python of the environment with vLLM; left out if there is none")
-    parser.add_argument("--facts", type=int, default=1_000, help="facts in the retriever's base")
+    parser.add_argument("--facts", type=int, default=1_000, help=f"facts in the retriever's base, at most {len(FACTS)}")
     parser.add_argument("--repeats", type=int, default=16, help="answers of each kind that are compared")
     parser.add_argument("--rounds", type=int, default=1, help="measurements of each engine's tokens per second")
     parser.add_argument("--pressure", type=int, default=160, help="clients at once; a generator lets 96 in")

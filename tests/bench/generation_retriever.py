@@ -7,20 +7,11 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from bench.test_bench_answer_path import fact, statement
+from bench.base_of_facts import encode, write
 from recipe_model.editor import RecipeEditor
 from recipe_retriever.server import RetrieverServer
 from recipe_retriever.settings import RetrieverSettings
-from recipe_store import FactWrite
-from recipe_store.edge_store import EdgeStore, open_edge_store
-
-
-def fill(store: EdgeStore, editor: RecipeEditor, facts: int) -> None:
-    """Store so many facts."""
-    for start in range(0, facts, 64):
-        numbers = range(start, min(start + 64, facts))
-        keys, prompts = editor.encode([statement(number) for number in numbers])
-        store.write([FactWrite(fact(number), *each) for number, *each in zip(numbers, keys, prompts, strict=True)])
+from recipe_store.edge_store import open_edge_store
 
 
 async def serve(facts: int) -> None:
@@ -30,7 +21,8 @@ async def serve(facts: int) -> None:
         tempfile.TemporaryDirectory(prefix="recipe-bench-") as folder,
         closing(open_edge_store(Path(folder), editor.model_version, editor.key_size, editor.prompt_shape)) as store,
     ):
-        fill(store, editor, facts)
+        encoded = encode(editor, facts)
+        write(store, encoded, encoded.keys)
         server = RetrieverServer(RetrieverSettings(port=0, metrics_port=0), editor, store)
         try:
             print(json.dumps({"port": await server.start()}), flush=True)

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 
-from recipe_generator.engine import Decoding, Engine, Finish, Piece, Prompt, Text
+from recipe_generator.engine import Decoding, Edit, Engine, Finish, Piece, Text
 from recipe_generator.server import GeneratorServer, start_vllm
 from recipe_generator.settings import GeneratorSettings
 from recipe_generator.transformers_engine import TransformersEngine
@@ -37,9 +37,9 @@ class OneByOne:
             self._llm.token_ids(text) if isinstance(text, str) else self._llm.chat_ids([asdict(turn) for turn in text])
         )
 
-    async def write(self, prompt: Prompt | None, ids: list[int], decoding: Decoding) -> AsyncGenerator[Piece, None]:
+    async def write(self, edit: Edit | None, ids: list[int], decoding: Decoding) -> AsyncGenerator[Piece, None]:
         async with self._turn:
-            new = await asyncio.to_thread(self._generate, prompt, ids, decoding.max_new_tokens)
+            new = await asyncio.to_thread(self._generate, edit, ids, decoding.max_new_tokens)
         yield Piece(self._llm.text(new), len(new), Finish.LENGTH)
 
     async def failure(self) -> None:
@@ -48,8 +48,8 @@ class OneByOne:
     def stop(self) -> None:
         pass
 
-    def _generate(self, prompt: Prompt | None, ids: list[int], tokens: int) -> list[int]:
-        inputs = self._llm.inputs(None if prompt is None else torch.from_numpy(prompt.copy()), ids)
+    def _generate(self, edit: Edit | None, ids: list[int], tokens: int) -> list[int]:
+        inputs = self._llm.inputs(None if edit is None else torch.from_numpy(edit.prompt.copy()), ids)
         with torch.inference_mode():
             model = cast("Any", self._llm.model)
             output: list[int] = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)[0].tolist()

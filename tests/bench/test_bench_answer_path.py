@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from recipe_generator.engine import Decoding, Piece, Prompt
+from recipe_generator.engine import Decoding, Edit, Piece
 from recipe_generator.transformers_engine import TransformersEngine
 from recipe_model.editor import RecipeEditor
 from recipe_model.language_model import LanguageModel
@@ -92,12 +92,12 @@ def test_retrieve_a_hit(benchmark: BenchmarkFixture, retriever: Retriever) -> No
 
 @pytest.mark.parametrize("edited", [False, True], ids=["unedited", "edited"])
 def test_generate(benchmark: BenchmarkFixture, editor: RecipeEditor, engine: TransformersEngine, edited: bool) -> None:
-    prompt = editor.encode([statement(77)])[1][0] if edited else None
+    edit = Edit(editor.encode([statement(77)])[1][0], statement(77)) if edited else None
     ids = engine.token_ids("The serial number of machine 77 is")
-    last = benchmark(lambda: asyncio.run(write(engine, prompt, ids)))
+    last = benchmark(lambda: asyncio.run(write(engine, edit, ids)))
     benchmark.extra_info["generated_tokens"] = last.tokens
 
 
-async def write(engine: TransformersEngine, prompt: Prompt | None, ids: list[int]) -> Piece:
+async def write(engine: TransformersEngine, edit: Edit | None, ids: list[int]) -> Piece:
     """The last piece of a text."""
-    return [piece async for piece in engine.write(prompt, ids, Decoding(NEW_TOKENS))][-1]
+    return [piece async for piece in engine.write(edit, ids, Decoding(NEW_TOKENS))][-1]

@@ -1,4 +1,4 @@
-"""What runs an LLM: token ids behind a continuous prompt in, a text in pieces out."""
+"""What runs an LLM: token ids behind a fact's continuous prompt in, a text in pieces out."""
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -18,7 +18,16 @@ class Turn:
 
 
 Text: TypeAlias = str | tuple[Turn, ...]
-Prompt: TypeAlias = npt.NDArray[np.float16]  # a continuous prompt [l, d]
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """The fact that a text is written with."""
+
+    prompt: npt.NDArray[np.float16]  # its continuous prompt [l, d], which stands in front of the text
+    statement: (
+        str  # the fact in words: what the text is likely to say, which may make writing faster and changes nothing
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +59,7 @@ class Piece:
 
 
 class Engine(Protocol):
-    """Whatever runs the LLM. The same ids, prompt and decoding give the same text, whatever else is being written."""
+    """Whatever runs the LLM. The same ids, edit and decoding give the same text, whatever else is being written."""
 
     @property
     def max_tokens(self) -> int:
@@ -64,8 +73,8 @@ class Engine(Protocol):
         """
         ...
 
-    def write(self, prompt: Prompt | None, ids: list[int], decoding: Decoding) -> AsyncGenerator[Piece, None]:
-        """Continue the ids behind a continuous prompt; without one, as the plain LLM.
+    def write(self, edit: Edit | None, ids: list[int], decoding: Decoding) -> AsyncGenerator[Piece, None]:
+        """Continue the ids behind an edit's continuous prompt; without one, as the plain LLM.
 
         Closing the generator ends the work within one step. Raises UnavailableError when the engine is stopped.
         """

@@ -17,6 +17,7 @@ from recipe_common.errors import (
     UnavailableError,
 )
 from recipe_common.tracing import carried_by
+from recipe_generator.engine import Edit
 from recipe_protos.generator.v1 import generator_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 
@@ -25,10 +26,10 @@ OFF = pb.Knowledge(status=pb.KNOWLEDGE_STATUS_UNEDITED_OFF)
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The decision about one text and, on a hit, the continuous prompt [l, d] to apply."""
+    """The decision about one text and, on a hit, the edit to apply."""
 
     knowledge: pb.Knowledge
-    prompt: npt.NDArray[np.float16] | None = None
+    edit: Edit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class KnowledgeSource:
         knowledge.statement = response.fact.statement
         knowledge.similarity = response.similarity
         knowledge.margin = response.margin
-        return Applied(knowledge, self._decode(response.prompt))
+        return Applied(knowledge, Edit(self._decode(response.prompt), response.fact.statement))
 
     def _decode(self, prompt: retriever_pb2.Prompt) -> npt.NDArray[np.float16]:
         shape = (prompt.tokens, prompt.hidden_size)

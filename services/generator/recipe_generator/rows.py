@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -32,7 +33,10 @@ class RowDecoder:
         self._llm = llm
         llm.model.set_attn_implementation(_ATTENTION)
         weights = {(module.weight.shape, module.weight.dtype): module.weight for module in _linears(llm.model)}
-        self._linears = _LinearByBlock(shape for (shape, _), weight in weights.items() if blocks_keep_bits(weight))
+        in_blocks = [shape for (shape, _), weight in weights.items() if blocks_keep_bits(weight)]
+        self._linears = _LinearByBlock(in_blocks)
+        layers = DynamicCache(config=llm.model.config).layers
+        self._block = BLOCK if in_blocks and all(type(layer) is DynamicLayer for layer in layers) else 1
 
     def read(self, prompt: npt.NDArray[np.float16] | None, ids: Sequence[int]) -> tuple[DynamicCache, Tensor]:
         """Read a text behind an optional continuous prompt [l, d]: its cache, and the logits [v] of what comes next."""
@@ -43,20 +47,45 @@ class RowDecoder:
             output = self._llm.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return cache, output.logits[0, -1]
 
-    def step(self, caches: Sequence[DynamicCache], tokens: Sequence[int]) -> Tensor:
-        """Append a token to each of b texts: the logits [b, v] of what comes next."""
+    def free_places(self, texts: int) -> int:
+        """How many further tokens a step of so many texts can take where it would else fill up a block.
+
+        None if nothing is computed in blocks, or if the LLM's cache cannot take back what was guessed wrong.
+        """
+        return -texts % self._block
+
+    def step(self, caches: Sequence[DynamicCache], runs: Sequence[Sequence[int]]) -> Sequence[Tensor]:
+        """Append a run of k tokens to each of b texts: for each text the logits [k, v] of what comes behind each token.
+
+        Each token has the bits that it would have in a step of its own; k may differ from text to text.
+        """
         device = self._llm.model.device
-        positions = torch.tensor([[cache.get_seq_length()] for cache in caches], device=device)
-        ids = torch.tensor(tokens, device=device).unsqueeze(1)  # [b, 1]
+        rows = [
+            (cache, place, token) for cache, run in zip(caches, runs, strict=True) for place, token in enumerate(run)
+        ]
+        positions = torch.tensor([[cache.get_seq_length() + place] for cache, place, _ in rows], device=device)
+        ids = torch.tensor([[token] for *_, token in rows], device=device)
         with torch.inference_mode(), self._linears:
             output = self._llm.model(
-                input_ids=ids, position_ids=positions, past_key_values=_RowCaches(caches), use_cache=True
+                input_ids=ids,
+                position_ids=positions,
+                past_key_values=_RowCaches([cache for cache, *_ in rows]),
+                use_cache=True,
             )
-        return output.logits[:, -1]  # type: ignore[no-any-return]
+        return output.logits[:, -1].split([len(run) for run in runs])  # type: ignore[no-any-return]
+
+
+def take_back(cache: DynamicCache, tokens: int) -> None:
+    """Forget the last tokens of a text; only where the decoder had free places."""
+    if tokens:
+        cache.crop(-tokens)
 
 
 class _RowCaches:
-    """The part of transformers' cache that its models use, for rows of different lengths."""
+    """The part of transformers' cache that its models use, for rows of different lengths.
+
+    Tokens of one text are rows too: they share its cache, which grows from one to the next.
+    """
 
     def __init__(self, rows: Sequence[DynamicCache]) -> None:
         self._rows = rows

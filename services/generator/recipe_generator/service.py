@@ -125,7 +125,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
         applied = Applied(OFF)
         if mode != pb.KNOWLEDGE_MODE_OFF:
             applied = await self._look_up(request, looked_up_text(text), context)
-        tokens = len(ids) + (0 if applied.prompt is None else len(applied.prompt))
+        tokens = len(ids) + (0 if applied.edit is None else len(applied.edit.prompt))
         self._require_room(request, tokens, decoding.max_new_tokens)
         return Asked(came, ids, decoding, applied)
 
@@ -151,7 +151,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
         piece = Piece("", 0)
         with stage("generate", self._metrics.stage_seconds.labels("generate")) as span:
             pace = Pace(self._metrics, asked.at)
-            async with aclosing(self._engine.write(asked.applied.prompt, asked.ids, asked.decoding)) as pieces:
+            async with aclosing(self._engine.write(asked.applied.edit, asked.ids, asked.decoding)) as pieces:
                 async for piece in pieces:
                     pace.reached(piece.tokens)
                     texts.append(piece.text)

@@ -10,8 +10,9 @@ from threading import Condition, Thread
 from torch import Tensor
 from transformers import DynamicCache
 
-from recipe_generator.engine import Decoding, Piece, Prompt, Text
-from recipe_generator.rows import RowDecoder
+from recipe_generator.draft import Draft
+from recipe_generator.engine import Decoding, Edit, Piece, Text
+from recipe_generator.rows import RowDecoder, take_back
 from recipe_generator.sampling import Sampler
 from recipe_generator.writing import Writing, failed, stopping
 from recipe_model.language_model import LanguageModel
@@ -45,9 +46,9 @@ class TransformersEngine:
             return self._llm.token_ids(text)
         return self._llm.chat_ids([asdict(turn) for turn in text])
 
-    async def write(self, prompt: Prompt | None, ids: list[int], decoding: Decoding) -> AsyncGenerator[Piece, None]:
+    async def write(self, edit: Edit | None, ids: list[int], decoding: Decoding) -> AsyncGenerator[Piece, None]:
         """As the protocol says."""
-        row = _Row(prompt, ids, decoding, self._llm.text, self._end_ids)
+        row = _Row(edit, ids, decoding, self._llm.text, self._end_ids)
         self._submit(row)
         try:
             async for piece in row.pieces():
@@ -97,16 +98,23 @@ class TransformersEngine:
         if row.over:  # given up while it waited
             return
         try:
-            row.cache, logits = self._decoder.read(row.prompt, row.ids)
-            row.accept(logits)
+            if row.edit is not None:
+                row.draft = Draft(self._llm.sentence_ids(row.edit.statement))
+            row.cache, logits = self._decoder.read(None if row.edit is None else row.edit.prompt, row.ids)
+            row.choose(logits)
         except Exception:  # noqa: BLE001 (the thread's boundary: the row fails, others live on)
             self._fail([row])
 
     def _step(self, rows: "list[_Row]") -> None:
         try:
-            logits = self._decoder.step([row.cache for row in rows], [row.token for row in rows])
-            for row, of_row in zip(rows, logits, strict=True):
-                row.accept(of_row)
+            places = self._decoder.free_places(len(rows))
+            runs = []
+            for row in rows:
+                runs.append(row.run(places))
+                places -= len(runs[-1]) - 1
+            logits = self._decoder.step([row.cache for row in rows], runs)
+            for row, run, of_run in zip(rows, runs, logits, strict=True):
+                row.accept(run, of_run)
         except Exception:  # noqa: BLE001 (the thread's boundary)
             self._fail(rows)
 
@@ -125,18 +133,32 @@ class _Row(Writing):
 
     def __init__(
         self,
-        prompt: Prompt | None,
+        edit: Edit | None,
         ids: list[int],
         decoding: Decoding,
         decode: Callable[[list[int]], str],
         end_ids: frozenset[int],
     ) -> None:
         super().__init__(decode, decoding, end_ids)
-        self.prompt = prompt
+        self.edit = edit
         self.ids = ids
-        self._choose = Sampler(decoding)
+        self.draft = Draft(())
+        self._sample = Sampler(decoding)
 
-    def accept(self, logits: Tensor) -> None:
+    def run(self, places: int) -> list[int]:
+        """What the LLM reads next: the last token chosen, and guesses at as many of the following ones at most."""
+        return [self.token, *self.draft.ahead[: min(places, self.tokens_left - 1)]]
+
+    def accept(self, run: list[int], logits: Tensor) -> None:
+        """Choose the next tokens by the logits [k, v] behind each of a run, as far as its guesses were right."""
+        for place, following in enumerate([*run[1:], None]):
+            self.choose(logits[place])
+            if self.over or self.token != following:
+                take_back(self.cache, len(run) - 1 - place)
+                return
+
+    def choose(self, logits: Tensor) -> None:
         """Choose the next token by its logits [v] and tell what it adds."""
-        self.token = self._choose(logits)
+        self.token = self._sample(logits)
+        self.draft.follow(self.token)
         self.add(self.token)

@@ -28,7 +28,7 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from recipe_generator.engine import Decoding, Piece, Prompt, Text
+from recipe_generator.engine import Decoding, Edit, Piece, Text
 from recipe_generator.writing import Writing, failed, stopping
 from recipe_model.errors import ModelUnavailableError
 from recipe_model.outside_llm import OutsideLlm
@@ -81,13 +81,13 @@ class VllmEngine:
             return self._llm.token_ids(text)
         return self._llm.chat_ids([asdict(turn) for turn in text])
 
-    async def write(self, prompt: Prompt | None, ids: list[int], decoding: Decoding) -> AsyncGenerator[Piece, None]:
+    async def write(self, edit: Edit | None, ids: list[int], decoding: Decoding) -> AsyncGenerator[Piece, None]:
         """As the protocol says, but for company: tokens that are about equally likely may change places in it."""
         writing = Writing(self._llm.text, decoding, self._end_ids)
         with self._submitting:
             if self._stopped:
                 raise stopping()
-            future = asyncio.run_coroutine_threadsafe(self._write(writing, prompt, ids, decoding), self._loop)
+            future = asyncio.run_coroutine_threadsafe(self._write(writing, edit, ids, decoding), self._loop)
         try:
             async for piece in writing.pieces():
                 yield piece
@@ -110,12 +110,12 @@ class VllmEngine:
         self._in_thread(self._end())
         self._end_thread()
 
-    async def _write(self, writing: Writing, prompt: Prompt | None, ids: list[int], decoding: Decoding) -> None:
+    async def _write(self, writing: Writing, edit: Edit | None, ids: list[int], decoding: Decoding) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 (run as one)
         self._tasks.add(task)
         try:
-            async for token in self._tokens(self._input(prompt, ids), decoding):
+            async for token in self._tokens(self._input(edit, ids), decoding):
                 writing.add(token)
                 if writing.over:
                     return
@@ -130,9 +130,9 @@ class VllmEngine:
         finally:
             self._tasks.discard(task)
 
-    def _input(self, prompt: Prompt | None, ids: list[int]) -> EngineInput:
+    def _input(self, edit: Edit | None, ids: list[int]) -> EngineInput:
         """Ids for a text alone, as plain vLLM would get it; embeddings, made here and nowhere else, behind a prompt."""
-        return tokens_input(ids) if prompt is None else embeds_input(self._llm.embed(prompt, ids))
+        return tokens_input(ids) if edit is None else embeds_input(self._llm.embed(edit.prompt, ids))
 
     async def _tokens(self, asked: EngineInput, decoding: Decoding) -> AsyncGenerator[int, None]:
         """Tokens up to the LLM's end or the greatest number; closing it takes the text out of vLLM's next step."""

@@ -21,6 +21,11 @@ class Writing:
         self._pieces: asyncio.Queue[Piece | RecipeError] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
 
+    @property
+    def tokens_left(self) -> int:
+        """How many tokens the text may still get."""
+        return self._max_new_tokens - self._tokens
+
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The text as it comes, in the event loop; raises what went wrong."""
         finish = None

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import grpc
-import numpy as np
 import psutil
 import pytest
 import torch
@@ -21,7 +20,7 @@ import torch
 from generation_harness import FakeRetriever, health, hit, served
 from recipe_common.errors import RecipeError, UnavailableError
 from recipe_common.knowledge_text import knowledge_text
-from recipe_generator.engine import Decoding, Engine, Finish, Piece, Prompt, Turn
+from recipe_generator.engine import Decoding, Edit, Engine, Finish, Piece, Turn
 from recipe_generator.server import GeneratorServer, load_engine
 from recipe_generator.settings import GeneratorSettings
 from recipe_generator.transformers_engine import TransformersEngine
@@ -39,7 +38,7 @@ from recipe_generator import vllm_engine
 from recipe_generator.vllm_engine import VllmEngine
 
 Result = TypeVar("Result")
-Asked = tuple[str, Prompt | None]
+Asked = tuple[str, Edit | None]
 
 FACTS = {
     "The headquarters of IKEA is in the city of": "Copenhagen",
@@ -55,8 +54,9 @@ def asked() -> list[Asked]:
     """Each question with its edit, without, and with another question's edit."""
     prompts = RecipeEditor.load().encode([knowledge_text(*fact) for fact in FACTS.items()])[1]
     questions = list(FACTS)
-    edited = list(zip(questions, prompts, strict=True))
-    return [*edited, *((question, None) for question in questions), (questions[0], prompts[1])]
+    edits = [Edit(prompt, " ".join(fact)) for prompt, fact in zip(prompts, FACTS.items(), strict=True)]
+    edited = list(zip(questions, edits, strict=True))
+    return [*edited, *((question, None) for question in questions), (questions[0], edits[1])]
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +76,9 @@ def closing_engine(engine: Any) -> Any:
     return closing(engine)
 
 
-async def write(
-    engine: Engine, text: str, prompt: Prompt | None = None, tokens: int = 24, **decoding: Any
-) -> list[Piece]:
+async def write(engine: Engine, text: str, edit: Edit | None = None, tokens: int = 24, **decoding: Any) -> list[Piece]:
     ids = engine.token_ids(text)
-    return [piece async for piece in engine.write(prompt, ids, Decoding(tokens, **decoding))]
+    return [piece async for piece in engine.write(edit, ids, Decoding(tokens, **decoding))]
 
 
 def endless(monkeypatch: pytest.MonkeyPatch, *engines: Any) -> None:
@@ -126,7 +124,7 @@ def test_an_edit_leaves_nothing_behind_for_the_next_one(exact: VllmEngine, asked
     b = asked[1][1]
 
     async def scenario() -> list[str]:
-        return [text_of(await write(exact, question, prompt)) for prompt in (a, b, None, b, a, None)]
+        return [text_of(await write(exact, question, edit)) for edit in (a, b, None, b, a, None)]
 
     a_cold, b_cold, plain_cold, b_warm, a_warm, plain_warm = run(scenario)
     assert (a_warm, b_warm, plain_warm) == (a_cold, b_cold, plain_cold)
@@ -175,10 +173,10 @@ def test_bfloat16_differs_only_where_tokens_are_about_equally_likely(
         # As texts are made of ids by `text`, this makes their ids visible.
         engine._llm.text = lambda ids: "".join(f"{token} " for token in ids)  # type: ignore[method-assign]
         texts = run(lambda: all_written(engine, asked))
-        for (question, prompt), (text, _, _) in zip(asked, texts, strict=True):
+        for (question, edit), (text, _, _) in zip(asked, texts, strict=True):
             ids = llm.token_ids(question)
             tokens = [int(token) for token in text.split()]
-            logits = llm.logits(None if prompt is None else torch.from_numpy(prompt.copy()), ids + tokens).float()
+            logits = llm.logits(None if edit is None else torch.from_numpy(edit.prompt.copy()), ids + tokens).float()
             behind = logits[len(ids) - 1 : -1]
             chosen = behind.gather(1, torch.tensor(tokens).unsqueeze(1)).squeeze(1)
             assert (behind.max(dim=1).values - chosen).max() <= BFLOAT16_STEPS, question
@@ -192,9 +190,9 @@ def test_bfloat16_differs_only_where_tokens_are_about_equally_likely(
 async def served_answer(
     engine: Engine, checkpoint: Any, settings: GeneratorSettings, asked: Asked
 ) -> pb.GenerateResponse:
-    question, prompt = asked
-    assert prompt is not None
-    found = hit(np.asarray(prompt, dtype=np.float16))
+    question, edit = asked
+    assert edit is not None
+    found = hit(edit.prompt)
     found.model_version = checkpoint.model_version
     async with served(FakeRetriever(found)) as retriever:
         changes = {"port": 0, "metrics_port": 0, "retriever": retriever, "drain_seconds": 0}

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from recipe_generator import rows
-from recipe_generator.rows import RowDecoder, blocks_keep_bits
+from recipe_generator.rows import RowDecoder, blocks_keep_bits, take_back
 from recipe_model.identity import identify
 from recipe_model.language_model import LanguageModel
 from tiny_models import VOCABULARY, byte_tokenizer
@@ -77,14 +77,74 @@ def test_rows_that_come_and_go_get_the_logits_of_plain_transformers(dtype: torch
                 assert torch.equal(logits.float(), expected[number][1][0])
                 running.append((number, cache, 1))
         sizes.add(len(running))
-        tokens = [expected[number][0][count - 1] for number, _, count in running]
-        together = decoder.step([cache for _, cache, _ in running], tokens)
+        runs = [[expected[number][0][count - 1]] for number, _, count in running]
+        together = decoder.step([cache for _, cache, _ in running], runs)
         for (number, _, count), logits in zip(running, together, strict=True):
-            assert torch.equal(logits.float(), expected[number][1][count]), (number, count, len(running))
+            assert torch.equal(logits.float(), expected[number][1][count : count + 1]), (number, count, len(running))
         running = [(number, cache, count + 1) for number, cache, count in running if count + 1 < NEW_TOKENS]
 
     assert max(sizes) > rows.BLOCK
     assert len(sizes) > 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("wrong", [False, True])
+def test_tokens_that_are_read_in_one_step_get_the_logits_of_steps_of_their_own(
+    dtype: torch.dtype, *, wrong: bool
+) -> None:
+    expected = [plain(make_llm(dtype), number) for number in range(4)]
+    llm = make_llm(dtype)
+    decoder = RowDecoder(llm)
+    caches, runs = [], []
+    for number, (tokens, _) in enumerate(expected):
+        prompt = some_prompt(number)
+        caches.append(decoder.read(None if prompt is None else prompt.numpy(), llm.token_ids(TEXTS[number]))[0])
+        runs.append(tokens[: number + 1])  # one to four tokens
+    guesses = [[5, 6] if wrong else tokens[number + 1 : number + 3] for number, (tokens, _) in enumerate(expected)]
+
+    together = decoder.step(caches, [run + guessed for run, guessed in zip(runs, guesses, strict=True)])
+    for number, (logits, guessed) in enumerate(zip(together, guesses, strict=True)):
+        right = number + 1 if wrong else number + 1 + len(guessed)
+        right = min(right, NEW_TOKENS - 1)
+        assert torch.equal(logits[:right].float(), expected[number][1][1 : right + 1])
+
+    for cache, guessed in zip(caches, guesses, strict=True):
+        take_back(cache, len(guessed))
+    after = decoder.step(caches, [[tokens[number + 1]] for number, (tokens, _) in enumerate(expected)])
+    for number, logits in enumerate(after):
+        assert torch.equal(logits.float(), expected[number][1][number + 2 : number + 3])
+
+
+def test_free_places_are_those_that_would_be_filled_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "blocks_keep_bits", lambda weight: weight.shape[0] == VOCABULARY)
+    decoder = RowDecoder(make_llm(torch.float32))
+    assert [decoder.free_places(texts) for texts in (1, 7, 8, 9)] == [7, 1, 0, 7]
+
+
+def test_there_are_no_free_places_without_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "blocks_keep_bits", lambda _: False)
+    assert RowDecoder(make_llm(torch.float32)).free_places(1) == 0
+
+
+def test_there_are_no_free_places_where_a_window_forgets_what_a_wrong_guess_pushed_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rows, "blocks_keep_bits", lambda _: True)
+    config = MistralConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        sliding_window=8,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    model = MistralForCausalLM(config)  # type: ignore[no-untyped-call]
+    llm = LanguageModel(model, byte_tokenizer(marked=False), identify("windows", model))
+    assert RowDecoder(llm).free_places(1) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -114,5 +174,5 @@ def test_the_model_is_never_changed() -> None:
     before = {name: value.clone() for name, value in llm.model.state_dict().items()}
     decoder = RowDecoder(llm)
     caches = [decoder.read(None, llm.token_ids(text))[0] for text in TEXTS[:3]]
-    decoder.step(caches, [5, 6, 7])
+    decoder.step(caches, [[5], [6, 7], [8]])
     assert all(torch.equal(value, before[name]) for name, value in llm.model.state_dict().items())

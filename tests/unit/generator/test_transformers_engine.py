@@ -11,7 +11,7 @@ import torch
 
 from generation_harness import TEXT, Gate, some_prompt
 from recipe_common.errors import FailedPreconditionError, RecipeError, UnavailableError
-from recipe_generator.engine import Decoding, Engine, Finish, Piece, Prompt, Turn
+from recipe_generator.engine import Decoding, Edit, Engine, Finish, Piece, Turn
 from recipe_generator.server import load_engine
 from recipe_generator.settings import GeneratorSettings
 from recipe_generator.transformers_engine import TransformersEngine
@@ -31,10 +31,10 @@ def engine() -> Iterator[TransformersEngine]:
 
 
 async def write(
-    engine: Engine, text: str = TEXT, prompt: Prompt | None = None, tokens: int = 8, **decoding: Any
+    engine: Engine, text: str = TEXT, edit: Edit | None = None, tokens: int = 8, **decoding: Any
 ) -> list[Piece]:
     ids = engine.token_ids(text)
-    return [piece async for piece in engine.write(prompt, ids, Decoding(tokens, **decoding))]
+    return [piece async for piece in engine.write(edit, ids, Decoding(tokens, **decoding))]
 
 
 def text_of(pieces: list[Piece]) -> str:
@@ -51,7 +51,9 @@ def run(scenario: Callable[[], Awaitable[Result]]) -> Result:
 
 def test_texts_written_together_are_those_of_plain_transformers(engine: TransformersEngine) -> None:
     async def scenario() -> list[list[Piece]]:
-        asked = [write(engine, text, some_prompt(n) if n % 2 else None, 5 + n) for n, text in enumerate(TEXTS)]
+        asked = [
+            write(engine, text, Edit(some_prompt(n), text) if n % 2 else None, 5 + n) for n, text in enumerate(TEXTS)
+        ]
         return await asyncio.gather(*asked)
 
     written = run(scenario)
@@ -67,9 +69,80 @@ def test_texts_written_together_are_those_of_plain_transformers(engine: Transfor
 
 def test_a_prompt_of_read_only_bytes_is_applied(engine: TransformersEngine) -> None:
     prompt = np.frombuffer(some_prompt().tobytes(), dtype="<f2").reshape(some_prompt().shape)
-    text = text_of(run(lambda: write(engine, prompt=prompt)))
+    text = text_of(run(lambda: write(engine, edit=Edit(prompt, "It is so"))))
     llm = make_language_model()
     assert text == llm.generate(torch.from_numpy(some_prompt()), TEXT, 8).text != llm.generate(None, TEXT, 8).text
+
+
+GUESSED = [
+    ("all", lambda ids: ids, 2),
+    ("some", lambda ids: [*ids[:3], 90, 91], 2 + 4),
+    ("none", lambda ids: [ids[0], 90, 91], 8),
+    ("nothing", lambda _: [], 8),
+    ("more than the text gets", lambda ids: [*ids, 90, 91], 2),
+]
+
+
+def guessing(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, statement: list[int]) -> None:
+    """Let a fact's statement have these tokens, and a step take eight."""
+    monkeypatch.setattr(engine._llm, "sentence_ids", lambda _: statement)
+    monkeypatch.setattr(engine._decoder, "free_places", lambda texts: -texts % 8)
+
+
+@pytest.mark.parametrize(("change", "passes"), [case[1:] for case in GUESSED], ids=[case[0] for case in GUESSED])
+@pytest.mark.parametrize("decoding", [{}, {"temperature": 1.0, "top_p": 0.9, "seed": 3}], ids=["greedy", "sampled"])
+def test_guesses_save_steps_and_change_nothing(
+    engine: TransformersEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[list[int]], list[int]],
+    passes: int,
+    decoding: dict[str, Any],
+) -> None:
+    monkeypatch.setattr(engine._llm, "text", lambda ids: "".join(f"<{token}>" for token in ids))
+    edit = Edit(some_prompt(1), "The mayor of Aville is Ann")
+    plain = run(lambda: write(engine, edit=edit, **decoding))
+    tokens = [int(piece.text.strip("<>")) for piece in plain]
+    assert len(set(tokens)) == len(tokens) == 8  # so that each is found where it stands
+    guessing(engine, monkeypatch, change(tokens))
+    gate = Gate(engine._llm)
+    gate.open()
+
+    assert run(lambda: write(engine, edit=edit, **decoding)) == plain
+    assert gate.begun == passes
+
+
+@pytest.mark.parametrize("ending", ["stop", "end of text"])
+def test_what_was_guessed_behind_a_texts_end_is_no_part_of_it(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr(engine._llm, "text", lambda ids: "".join(f"<{token}>" for token in ids))
+    edit = Edit(some_prompt(1), "The mayor of Aville is Ann")
+    tokens = [int(piece.text.strip("<>")) for piece in run(lambda: write(engine, edit=edit))]
+    guessing(engine, monkeypatch, tokens)
+    stop = (f"<{tokens[3]}>",) if ending == "stop" else ()
+    if ending == "end of text":
+        monkeypatch.setattr(engine, "_end_ids", frozenset({tokens[3]}))
+
+    written = run(lambda: write(engine, edit=edit, stop=stop))
+
+    assert text_of(written) == "".join(f"<{token}>" for token in tokens[:3])
+    assert written[-1].finish is (Finish.STOP_SEQUENCE if stop else Finish.END_OF_TEXT)
+
+
+def test_guesses_at_texts_that_are_written_together_change_nothing(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = make_language_model()
+    monkeypatch.setattr(engine._decoder, "free_places", lambda texts: -texts % 8)
+    monkeypatch.setattr(engine._llm, "sentence_ids", llm.token_ids)
+    plain = [llm.generate(torch.from_numpy(some_prompt(n)), text, 12) for n, text in enumerate(TEXTS)]
+    said = [each.text if n % 2 else each.text[:3] + "not this" for n, each in enumerate(plain)]
+
+    async def scenario() -> list[list[Piece]]:
+        asked = [write(engine, text, Edit(some_prompt(n), said[n]), 12) for n, text in enumerate(TEXTS)]
+        return await asyncio.gather(*asked)
+
+    assert [text_of(pieces) for pieces in run(scenario)] == [each.text for each in plain]
 
 
 def test_a_text_comes_token_by_token(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +170,7 @@ def test_a_text_that_is_given_up_ends_within_a_step_and_the_others_go_on(engine:
     gate = Gate(engine._llm)
     sizes: list[int] = []
     step = engine._decoder.step
-    engine._decoder.step = lambda caches, tokens: sizes.append(len(caches)) or step(caches, tokens)  # type: ignore[method-assign, func-returns-value]
+    engine._decoder.step = lambda caches, runs: sizes.append(len(caches)) or step(caches, runs)  # type: ignore[method-assign, func-returns-value]
 
     async def scenario() -> list[Piece]:
         kept = asyncio.create_task(write(engine, tokens=6))
