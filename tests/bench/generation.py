@@ -338,7 +338,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, default=Path("generation.json"))
     parser.add_argument("--vllm", type=Path, help="Python of the environment with vLLM; left out if there is none")
     parser.add_argument("--facts", type=int, default=1_000, help=f"facts in the retriever's base, at most {len(FACTS)}")
-    parser.add_argument("--repeats", type=int, default=16, help="answers of each kind that are compared")
+    parser.add_argument("--repeats", type=int, default=32, help="answers of each kind that are compared")
     parser.add_argument("--rounds", type=int, default=1, help="measurements of each engine's tokens per second")
     parser.add_argument("--pressure", type=int, default=160, help="clients at once; a generator lets 96 in")
     arguments = parser.parse_args()

@@ -6,7 +6,7 @@ of its own, which it attends to alone, without padding. Only the layers that tre
 Of these, a linear layer takes several rows at once where that was seen to change no bit, and else one after the other.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from transformers.masking_utils import sdpa_mask
 
 from recipe_model.language_model import LanguageModel
 
-BLOCK = 8  # rows that one matrix product takes; fewer are filled up
+BLOCKS = (8, 32)  # rows that one matrix product may take; fewer are filled up
 _ATTENTION = "sdpa_by_row"
 
 
@@ -33,10 +33,12 @@ class RowDecoder:
         self._llm = llm
         llm.model.set_attn_implementation(_ATTENTION)
         weights = {(module.weight.shape, module.weight.dtype): module.weight for module in _linears(llm.model)}
-        in_blocks = [shape for (shape, _), weight in weights.items() if blocks_keep_bits(weight)]
-        self._linears = _LinearByBlock(in_blocks)
+        sizes = {
+            shape: [rows for rows in BLOCKS if block_keeps_bits(weight, rows)] for (shape, _), weight in weights.items()
+        }
+        self._linears = _LinearByBlock(sizes)
         layers = DynamicCache(config=llm.model.config).layers
-        self._block = BLOCK if in_blocks and all(type(layer) is DynamicLayer for layer in layers) else 1
+        self._takes_back = all(type(layer) is DynamicLayer for layer in layers)
 
     def read(self, prompt: npt.NDArray[np.float16] | None, ids: Sequence[int]) -> tuple[DynamicCache, Tensor]:
         """Read a text behind an optional continuous prompt [l, d]: its cache, and the logits [v] of what comes next."""
@@ -48,11 +50,11 @@ class RowDecoder:
         return cache, output.logits[0, -1]
 
     def free_places(self, texts: int) -> int:
-        """How many further tokens a step of so many texts can take where it would else fill up a block.
+        """How many further tokens a step of so many texts can take where it would else fill up blocks.
 
         None if nothing is computed in blocks, or if the LLM's cache cannot take back what was guessed wrong.
         """
-        return -texts % self._block
+        return self._linears.filling(texts) if self._takes_back else 0
 
     def step(self, caches: Sequence[DynamicCache], runs: Sequence[Sequence[int]]) -> Sequence[Tensor]:
         """Append a run of k tokens to each of b texts: for each text the logits [k, v] of what comes behind each token.
@@ -126,9 +128,13 @@ AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
 class _LinearByBlock(TorchFunctionMode):
     """While entered, linear layers take the rows [b, 1, n] of a batch in blocks, or one by one."""
 
-    def __init__(self, in_blocks: Iterable[torch.Size]) -> None:
+    def __init__(self, sizes: Mapping[torch.Size, Sequence[int]]) -> None:
         super().__init__()
-        self._in_blocks = frozenset(in_blocks)
+        self._sizes = sizes  # of the blocks, ascending, by the weight's shape
+
+    def filling(self, rows: int) -> int:
+        """How many rows every layer that takes so many in blocks adds to fill them up."""
+        return min((-rows % _block(sizes, rows) for sizes in self._sizes.values() if sizes), default=0)
 
     def __torch_function__(  # torch calls it for every function that it is about to run
         self,
@@ -140,16 +146,23 @@ class _LinearByBlock(TorchFunctionMode):
         if function is not linear or len(args[0]) == 1:
             return function(*args, **(kwargs or {}))
         rows, weight, *bias = args
-        if weight.shape not in self._in_blocks:
+        sizes = self._sizes.get(weight.shape)
+        if not sizes:
             return torch.cat([linear(row, weight, *bias) for row in rows.chunk(len(rows))])
-        filling = rows[:1].expand(-len(rows) % BLOCK, *rows.shape[1:])
+        size = _block(sizes, len(rows))
+        filling = rows[:1].expand(-len(rows) % size, *rows.shape[1:])
         filled = torch.cat([rows, filling])
-        blocks = filled.chunk(len(filled) // BLOCK)
+        blocks = filled.chunk(len(filled) // size)
         return torch.cat([linear(block, weight, *bias) for block in blocks])[: len(rows)]
 
 
-def blocks_keep_bits(weight: Tensor) -> bool:
-    """Whether a linear layer with such a weight [n, k] gives each of a block's rows the bits it gets alone.
+def _block(sizes: Sequence[int], rows: int) -> int:
+    """The smallest block that takes all the rows, or the largest one."""
+    return next((size for size in sizes if size >= rows), sizes[-1])
+
+
+def block_keeps_bits(weight: Tensor, rows: int) -> bool:
+    """Whether a linear layer with such a weight [n, k] gives each of so many rows the bits it gets alone.
 
     Tried with sums that nearly cancel: where the order of additions differs, so do most of the results, even when they
     are rounded to bfloat16. Of the order that a product takes, the values know nothing.
@@ -158,12 +171,12 @@ def blocks_keep_bits(weight: Tensor) -> bool:
     random = torch.Generator().manual_seed(0)
     half = torch.randn(n, k // 2, generator=random).to(weight)
     probe = pad(torch.cat([half, half], dim=-1), (0, k % 2))  # [n, k]
-    row = torch.randn(4 * BLOCK, 1, k // 2, generator=random)
-    noise = 2e-3 * torch.randn(4 * BLOCK, 1, 2 * (k // 2), generator=random)
-    rows = pad(torch.cat([row, -row], dim=-1) + noise, (0, k % 2)).to(weight)  # [4 blocks, 1, k]
+    row = torch.randn(64, 1, k // 2, generator=random)
+    noise = 2e-3 * torch.randn(64, 1, 2 * (k // 2), generator=random)
+    tried = pad(torch.cat([row, -row], dim=-1) + noise, (0, k % 2)).to(weight)  # [64, 1, k]
     with torch.inference_mode():
-        together = torch.cat([linear(block, probe) for block in rows.chunk(4)])
-        alone = torch.cat([linear(row, probe) for row in rows.chunk(len(rows))])
+        together = torch.cat([linear(block, probe) for block in tried.chunk(len(tried) // rows)])
+        alone = torch.cat([linear(row, probe) for row in tried.chunk(len(tried))])
     return torch.equal(together, alone)
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from recipe_generator import rows
-from recipe_generator.rows import RowDecoder, blocks_keep_bits, take_back
+from recipe_generator.rows import RowDecoder, block_keeps_bits, take_back
 from recipe_model.identity import identify
 from recipe_model.language_model import LanguageModel
 from tiny_models import VOCABULARY, byte_tokenizer
@@ -83,7 +83,7 @@ def test_rows_that_come_and_go_get_the_logits_of_plain_transformers(dtype: torch
             assert torch.equal(logits.float(), expected[number][1][count : count + 1]), (number, count, len(running))
         running = [(number, cache, count + 1) for number, cache, count in running if count + 1 < NEW_TOKENS]
 
-    assert max(sizes) > rows.BLOCK
+    assert max(sizes) > rows.BLOCKS[0]  # so both blocks were used
     assert len(sizes) > 4
 
 
@@ -116,20 +116,26 @@ def test_tokens_that_are_read_in_one_step_get_the_logits_of_steps_of_their_own(
 
 
 def test_free_places_are_those_that_would_be_filled_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "blocks_keep_bits", lambda weight: weight.shape[0] == VOCABULARY)
+    monkeypatch.setattr(rows, "block_keeps_bits", lambda weight, _: weight.shape[0] == VOCABULARY)
     decoder = RowDecoder(make_llm(torch.float32))
-    assert [decoder.free_places(texts) for texts in (1, 7, 8, 9)] == [7, 1, 0, 7]
+    assert [decoder.free_places(texts) for texts in (1, 7, 8, 9, 32, 33)] == [7, 1, 0, 23, 0, 31]
+
+
+def test_what_one_layer_must_not_fill_up_is_no_free_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "block_keeps_bits", lambda weight, size: size == 8 or weight.shape[0] == VOCABULARY)
+    decoder = RowDecoder(make_llm(torch.float32))
+    assert [decoder.free_places(texts) for texts in (1, 7, 8, 9, 32, 33)] == [7, 1, 0, 7, 0, 7]
 
 
 def test_there_are_no_free_places_without_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "blocks_keep_bits", lambda _: False)
+    monkeypatch.setattr(rows, "block_keeps_bits", lambda *_: False)
     assert RowDecoder(make_llm(torch.float32)).free_places(1) == 0
 
 
 def test_there_are_no_free_places_where_a_window_forgets_what_a_wrong_guess_pushed_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rows, "blocks_keep_bits", lambda _: True)
+    monkeypatch.setattr(rows, "block_keeps_bits", lambda *_: True)
     config = MistralConfig(
         vocab_size=VOCABULARY,
         hidden_size=32,
@@ -160,13 +166,13 @@ def test_a_product_that_adds_up_in_another_order_for_more_rows_is_found_out(
         return one_by_one(batch, other) if len(batch) == 1 else one_by_one(batch.flip(-1), other.flip(-1))
 
     monkeypatch.setattr(rows, "linear", one_by_one)
-    assert blocks_keep_bits(weight)
+    assert block_keeps_bits(weight, 8)
     monkeypatch.setattr(rows, "linear", backwards_when_several)
-    assert not blocks_keep_bits(weight)
+    assert not block_keeps_bits(weight, 8)
 
 
 def test_a_weight_of_odd_length_can_be_tried() -> None:
-    assert blocks_keep_bits(torch.empty(5, 1))
+    assert block_keeps_bits(torch.empty(5, 1), 8)
 
 
 def test_the_model_is_never_changed() -> None:
