@@ -30,12 +30,17 @@ from recipe_common.grpc_errors import to_domain_error
 from recipe_protos.generator.v1 import generator_pb2 as pb
 from recipe_protos.generator.v1 import generator_pb2_grpc
 from recipe_protos.retriever.v1 import retriever_pb2, retriever_pb2_grpc
+from recipe_trainer.datasets import Edit
+from recipe_trainer.in_context import DEMONSTRATIONS, demonstrated, stated
 
-FACTS = list(statements())
+FACTS = [Edit(each.prompt, each.answer) for each in statements()]
+EXAMPLES = FACTS[-DEMONSTRATIONS:]  # which are never stored
+FACTS_AT_MOST = len(FACTS) - DEMONSTRATIONS
 NEW_TOKENS = 32
 ASKED = 64  # facts that are asked for
 CLIENTS = (1, 8, 32)
-EDITED, UNEDITED, TEXT, RETRIEVED = "edited", "unedited", "text_in_prompt", "retrieved_text_in_prompt"
+EDITED, UNEDITED = "edited", "unedited"
+TEXT, RETRIEVED, DEMONSTRATED = "text_in_prompt", "retrieved_text_in_prompt", "demonstrated_text_in_prompt"
 SHORT = 8  # tokens of a request while the queue is full
 DEADLINE = 60.0  # seconds, of such a request
 
@@ -115,7 +120,7 @@ def request(number: int, mode: str, tokens: int = NEW_TOKENS, fact: str = "") ->
     """A question about a stored fact: with the fact as an edit, without it, or with it as text in front."""
     return pb.GenerateRequest(
         namespace=NAMESPACE,
-        prompt=f"{fact}. {question(number)}" if fact else question(number),
+        prompt=fact + question(number),
         knowledge=pb.KNOWLEDGE_MODE_ON if mode == EDITED else pb.KNOWLEDGE_MODE_OFF,
         max_new_tokens=tokens,
     )
@@ -131,10 +136,12 @@ def require(answer: pb.GenerateResponse, mode: str) -> None:
 async def fact_as_text(retriever: Retriever, number: int, mode: str) -> str:
     """What is put in front of the question: the fact, known beforehand or searched for first, as an edit's is."""
     if mode == TEXT:
-        return f"{FACTS[number].prompt} {FACTS[number].answer}"
+        return stated(FACTS[number].statement)
+    if mode == DEMONSTRATED:
+        return demonstrated(FACTS[number].statement, EXAMPLES)
     if mode == RETRIEVED:
         query = retriever_pb2.RetrieveRequest(namespace=NAMESPACE, query=question(number))
-        return (await retriever.Retrieve(query)).fact.statement
+        return stated((await retriever.Retrieve(query)).fact.statement)
     return ""
 
 
@@ -153,7 +160,7 @@ async def timed(server: Server, retriever: Retriever, number: int, mode: str) ->
 
 async def latency(servers: list[Server], retriever: Retriever, numbers: list[int], repeats: int) -> dict[str, Any]:
     """One client: what an edit costs, with its retrieval, and what the fact as text does, without and with one."""
-    modes = (EDITED, UNEDITED, TEXT, RETRIEVED)
+    modes = (EDITED, UNEDITED, TEXT, RETRIEVED, DEMONSTRATED)
     times: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for repeat in range(-1, repeats):
         for turn in range(len(modes)):
@@ -175,6 +182,7 @@ def _compared(times: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
         "edited_over_unedited": ratio(UNEDITED),
         "edited_over_text_in_prompt": ratio(TEXT),
         "edited_over_retrieved_text_in_prompt": ratio(RETRIEVED),
+        "edited_over_demonstrated_text_in_prompt": ratio(DEMONSTRATED),
         **{
             mode: {
                 "first_token_ms": 1000 * median(first for first, _ in each),
@@ -290,9 +298,7 @@ async def measure(vllm: Path | None, facts: int, repeats: int, rounds: int, clie
         return {
             "new_tokens": NEW_TOKENS,
             "facts": facts,
-            "edited_over_unedited": compared[TRANSFORMERS]["edited_over_unedited"],
-            "edited_over_text_in_prompt": compared[TRANSFORMERS]["edited_over_text_in_prompt"],
-            "edited_over_retrieved_text_in_prompt": compared[TRANSFORMERS]["edited_over_retrieved_text_in_prompt"],
+            **{name: figure for name, figure in compared[TRANSFORMERS].items() if name.startswith("edited_over_")},
             "latency": compared,
             "tokens_per_second": rates,
             "tokens_per_second_edited": edited,
@@ -337,11 +343,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--report", type=Path, default=Path("generation.json"))
     parser.add_argument("--vllm", type=Path, help="Python of the environment with vLLM; left out if there is none")
-    parser.add_argument("--facts", type=int, default=1_000, help=f"facts in the retriever's base, at most {len(FACTS)}")
+    parser.add_argument(
+        "--facts", type=int, default=1_000, help=f"facts in the retriever's base, at most {FACTS_AT_MOST}"
+    )
     parser.add_argument("--repeats", type=int, default=32, help="answers of each kind that are compared")
     parser.add_argument("--rounds", type=int, default=1, help="measurements of each engine's tokens per second")
     parser.add_argument("--pressure", type=int, default=160, help="clients at once; a generator lets 96 in")
     arguments = parser.parse_args()
+    if not 0 < arguments.facts <= FACTS_AT_MOST:
+        parser.error(f"--facts: {arguments.facts} are not from 1 to {FACTS_AT_MOST}")
     arguments.report.parent.mkdir(parents=True, exist_ok=True)
     vllm = arguments.vllm if arguments.vllm is not None and arguments.vllm.exists() else None
     report = asyncio.run(measure(vllm, arguments.facts, arguments.repeats, arguments.rounds, arguments.pressure))

@@ -1,12 +1,13 @@
 """The ablations of RECIPE (arXiv 2405.03279, table 4) and how stable its sentinel is over sizes of training.
 
-What is left out: continuous prompt tuning (the statement's own words stand in front of the question instead), the
-sentinel (one static similarity decides instead, the best one on training data), or both. Retrieval is exact and in
-memory, so that a variant is a change of two lines; a test shows that the store decides the same.
+What is left out: continuous prompt tuning (the fact stands as text in front of the question instead, alone or behind
+demonstrations), the sentinel (one static similarity decides instead, the best one on training data), or both. Retrieval
+is exact and in memory, so that a variant is a change of two lines; a test shows that the store decides the same.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 import torch
@@ -20,10 +21,19 @@ from recipe_model.language_model import LanguageModel
 from recipe_store.crowd import CROWD_FACTS, crowd_rise
 from recipe_trainer.datasets import Edit, Question
 from recipe_trainer.evaluation import RetrievalRates
+from recipe_trainer.in_context import DEMONSTRATIONS, demonstrated, stated
 from recipe_trainer.knowledge_base import BATCH
 from recipe_trainer.scoring import answer_accuracy, teacher_forced_agreement
 
 Decisions = NDArray[np.bool_]
+
+
+class InFront(Enum):
+    """What stands in front of a question that hits a fact."""
+
+    PROMPT = "its continuous prompt"
+    TEXT = "its statement"
+    DEMONSTRATED = "its statement, behind the most similar training edits as demonstrations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +41,16 @@ class Variant:
     """Which of the method's two parts are there."""
 
     name: str
-    continuous_prompts: bool
+    in_front: InFront
     sentinel: bool
 
 
 VARIANTS = (
-    Variant("full method", continuous_prompts=True, sentinel=True),
-    Variant("without continuous prompts", continuous_prompts=False, sentinel=True),
-    Variant("without sentinel", continuous_prompts=True, sentinel=False),
-    Variant("without both", continuous_prompts=False, sentinel=False),
+    Variant("full method", InFront.PROMPT, sentinel=True),
+    Variant("without continuous prompts", InFront.TEXT, sentinel=True),
+    Variant(f"the same, {DEMONSTRATIONS} demonstrations", InFront.DEMONSTRATED, sentinel=True),
+    Variant("without sentinel", InFront.PROMPT, sentinel=False),
+    Variant("without both", InFront.TEXT, sentinel=False),
 )
 
 
@@ -48,6 +59,7 @@ class VariantScores:
     """One variant, in percent; scores are teacher-forced."""
 
     variant: str
+    tokens_in_front: float  # mean over all facts
     reliability: float
     generality: float
     locality: float
@@ -120,6 +132,13 @@ class Base:
         false = 1 - np.searchsorted(outside, candidates, side="right") / len(outside)
         return float(candidates[np.argmin(missed + false)])
 
+    def most_similar(self, others: "Base", count: int) -> list[list[Edit]]:
+        """For each edit of another base the edits of this one with the most similar keys, the most similar one last."""
+        centre = self._keys.mean(axis=0)
+        mine, theirs = self._keys - centre, others._keys - centre
+        cosines = (theirs @ mine.T) / np.linalg.norm(mine, axis=1)
+        return [[self.edits[row] for row in rows] for rows in np.argsort(cosines, axis=1)[:, -count:]]
+
     def _ask(self, questions: Sequence[tuple[int, Question]]) -> _Asked:
         best, similarity, needed = [], [], []
         for start in with_progress(range(0, len(questions), BATCH), "asking"):
@@ -155,21 +174,27 @@ def evaluate_variants(
         if not any(edit.paraphrases for edit in given) or not any(edit.unrelated for edit in given):
             lacking = "needs edits with paraphrases and with unrelated questions, as CounterFact's are"
             raise InvalidArgumentError([FieldViolation(field, lacking)])
-    static = Base(training_edits, editor).best_static_threshold()
-    base = Base(edits, editor)
-    words = [_statement_words(edit, llm) for edit in edits]
-    return [_score(variant, base, words, static, llm) for variant in VARIANTS], static
+    training, base = Base(training_edits, editor), Base(edits, editor)
+    static = training.best_static_threshold()
+    in_front = {
+        InFront.PROMPT: list(base.prompts),
+        InFront.TEXT: [_words(stated(edit.statement), llm) for edit in edits],
+        InFront.DEMONSTRATED: [
+            _words(demonstrated(edit.statement, examples), llm)
+            for edit, examples in zip(edits, training.most_similar(base, DEMONSTRATIONS), strict=True)
+        ],
+    }
+    return [_score(variant, base, in_front[variant.in_front], static, llm) for variant in VARIANTS], static
 
 
-def _statement_words(edit: Edit, llm: LanguageModel) -> Tensor:
-    """Word embeddings [t, d] of the statement on a line of its own."""
-    ids = llm.tokenizer(f"{edit.statement}.\n", add_special_tokens=False)["input_ids"]
-    return llm.embed(torch.tensor(ids)).float()
+def _words(text: str, llm: LanguageModel) -> Tensor:
+    """Word embeddings [t, d] of a text."""
+    ids = llm.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return llm.embed(torch.tensor(ids))
 
 
-def _score(variant: Variant, base: Base, words: Sequence[Tensor], static: float, llm: LanguageModel) -> VariantScores:
+def _score(variant: Variant, base: Base, prompts: Sequence[Tensor], static: float, llm: LanguageModel) -> VariantScores:
     threshold = None if variant.sentinel else static
-    prompts = base.prompts if variant.continuous_prompts else words
 
     def decided(asked: _Asked) -> list[Decided]:
         rows = zip(asked.questions, asked.hits(threshold), asked.best, strict=True)
@@ -177,6 +202,7 @@ def _score(variant: Variant, base: Base, words: Sequence[Tensor], static: float,
 
     return VariantScores(
         variant=variant.name,
+        tokens_in_front=float(np.mean([len(prompt) for prompt in prompts])),
         reliability=100 * float(np.mean(answer_accuracy(decided(base.own), llm))),
         generality=100 * float(np.mean(answer_accuracy(decided(base.rephrased), llm))),
         locality=100 * float(np.mean(teacher_forced_agreement(decided(base.unrelated), llm))),

@@ -112,13 +112,21 @@ def ablate(
 
 
 def _ablation_table(variants: "list[VariantScores]", sizes: "list[SizeRates]") -> str:
-    head = "reliability | generality | locality | right hits | paraphrased | false hits |"
-    rows = [f"| | {head}", "|---|---|---|---|---|---|---|"]
+    head = "tokens in front | reliability | generality | locality | right hits | paraphrased | false hits |"
+    rows = [f"| | {head}", "|---|---|---|---|---|---|---|---|"]
     for variant in variants:
-        scores = (variant.reliability, variant.generality, variant.locality, *asdict(variant.rates).values())
+        scores = (
+            variant.tokens_in_front,
+            variant.reliability,
+            variant.generality,
+            variant.locality,
+            *asdict(variant.rates).values(),
+        )
         rows.append(f"| {variant.variant} | {' | '.join(map(_percent, scores))} |")
     for size in sizes:
-        rows.append(f"| {size.option} {size.value} | | | | {' | '.join(map(_percent, asdict(size.rates).values()))} |")
+        rows.append(
+            f"| {size.option} {size.value} | | | | | {' | '.join(map(_percent, asdict(size.rates).values()))} |"
+        )
     return "\n".join(rows) + "\n"
 
 

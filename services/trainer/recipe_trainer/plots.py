@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
@@ -49,7 +50,7 @@ def plot_ablation(variants: "Sequence[VariantScores]", sizes: "Sequence[SizeRate
     for column, (name, values) in enumerate(columns.items()):
         places = [row + (column - 1) * 0.27 for row in range(len(variants))]
         above.bar_label(above.bar(places, values, width=0.25, label=name), fmt="%.0f", fontsize=8)
-    names = [variant.variant.replace("without ", "without\n") for variant in variants]
+    names = [fill(variant.variant, 14) for variant in variants]
     above.set(title=title, ylabel="percent", ylim=(0, 115), xticks=range(len(variants)), xticklabels=names)
     above.legend(loc="upper center", ncols=3)
     for axes, option in zip(others, options, strict=True):

@@ -77,13 +77,21 @@ def test_variants_differ_in_threshold_and_prompt_alone(
 
     assert static == -np.inf
     assert [score.variant for score in scores] == [variant.name for variant in VARIANTS]
-    full, words, no_sentinel, neither = scores
-    assert full.rates == words.rates
+    full, words, demonstrated, no_sentinel, neither = scores
+    assert full.rates == words.rates == demonstrated.rates
     assert no_sentinel.rates == neither.rates
     assert no_sentinel.rates.false_hit == 100.0
     statements = {len(f"{edit.statement}.\n") for edit in EDITS}  # one token a byte
-    assert seen[4] == {editor.prompt_shape[0]}
-    assert seen[6] <= statements
+    assert seen[6] == {editor.prompt_shape[0]} == {full.tokens_in_front}
+    assert seen[8] <= statements
+    assert min(seen[4], default=1000) > max(statements)
+    assert demonstrated.tokens_in_front > words.tokens_in_front > full.tokens_in_front
+
+
+def test_demonstrations_are_the_most_similar_edits_the_nearest_one_last(editor: RecipeEditor) -> None:
+    examples = Base(EDITS, editor).most_similar(Base(EDITS[2:4], editor), 3)
+    assert [len(set(each)) for each in examples] == [3, 3]
+    assert [each[-1] for each in examples] == EDITS[2:4]
 
 
 def test_decisions_keep_the_question_and_its_prompt(editor: RecipeEditor) -> None:

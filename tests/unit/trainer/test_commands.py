@@ -250,7 +250,7 @@ def test_ablations_write_a_table_a_plot_and_figures(
     output = run(["ablate", *data, "--steps", "1", "--checkpoint", str(checkpoint)])
 
     figures = json.loads((out / "ablation.json").read_text())
-    assert (figures["edits"], figures["steps"], len(figures["variants"])) == (3, 1, 4)
+    assert (figures["edits"], figures["steps"], len(figures["variants"])) == (3, 1, 5)
     assert [(size["option"], size["value"]) for size in figures["sizes"]] == [
         ("contrast_edits", 2), ("contrast_edits", 4), ("queue", 3),
     ]  # fmt: skip
@@ -259,4 +259,4 @@ def test_ablations_write_a_table_a_plot_and_figures(
     assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")
     table = (out / "ablation.md").read_text()
     assert output.endswith(table + "\n")
-    assert [len(line.split("|")) for line in table.splitlines()] == [9] * 9
+    assert [len(line.split("|")) for line in table.splitlines()] == [10] * 10
