@@ -6,7 +6,7 @@ of its own, which it attends to alone, without padding. Only the layers that tre
 Of these, a linear layer takes several rows at once where that was seen to change no bit, and else one after the other.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
-from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -22,7 +21,8 @@ from transformers.masking_utils import sdpa_mask
 
 from recipe_model.language_model import LanguageModel
 
-BLOCKS = (8, 32)  # rows that one matrix product may take; fewer are filled up
+BLOCKS = (1, 2, 4, 8, 32)  # rows that one matrix product may take; fewer are filled up
+_PLACES = 8  # a step is filled up with guesses to a multiple of so many tokens
 _ATTENTION = "sdpa_by_row"
 
 
@@ -32,11 +32,7 @@ class RowDecoder:
     def __init__(self, llm: LanguageModel) -> None:
         self._llm = llm
         llm.model.set_attn_implementation(_ATTENTION)
-        weights = {(module.weight.shape, module.weight.dtype): module.weight for module in _linears(llm.model)}
-        sizes = {
-            shape: [rows for rows in BLOCKS if block_keeps_bits(weight, rows)] for (shape, _), weight in weights.items()
-        }
-        self._linears = _LinearByBlock(sizes)
+        self._in_blocks = take_rows_in_blocks(llm.model)
         layers = DynamicCache(config=llm.model.config).layers
         self._takes_back = all(type(layer) is DynamicLayer for layer in layers)
 
@@ -50,11 +46,11 @@ class RowDecoder:
         return cache, output.logits[0, -1]
 
     def free_places(self, texts: int) -> int:
-        """How many further tokens a step of so many texts can take where it would else fill up blocks.
+        """How many further tokens a step of so many texts can take at little cost.
 
         None if nothing is computed in blocks, or if the LLM's cache cannot take back what was guessed wrong.
         """
-        return self._linears.filling(texts) if self._takes_back else 0
+        return -texts % _PLACES if self._in_blocks and self._takes_back else 0
 
     def step(self, caches: Sequence[DynamicCache], runs: Sequence[Sequence[int]]) -> Sequence[Tensor]:
         """Append a run of k tokens to each of b texts: for each text the logits [k, v] of what comes behind each token.
@@ -67,7 +63,7 @@ class RowDecoder:
         ]
         positions = torch.tensor([[cache.get_seq_length() + place] for cache, place, _ in rows], device=device)
         ids = torch.tensor([[token] for *_, token in rows], device=device)
-        with torch.inference_mode(), self._linears:
+        with torch.inference_mode():
             output = self._llm.model(
                 input_ids=ids,
                 position_ids=positions,
@@ -125,44 +121,39 @@ AttentionInterface.register(_ATTENTION, _attend)
 AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
 
 
-class _LinearByBlock(TorchFunctionMode):
-    """While entered, linear layers take the rows [b, 1, n] of a batch in blocks, or one by one."""
+def _in_blocks(layer: Callable[[Tensor], Tensor], sizes: Sequence[int]) -> Callable[[Tensor], Tensor]:
+    """The layer, taking rows [b, t, n] in the smallest block that holds them, or in several of the largest one."""
 
-    def __init__(self, sizes: Mapping[torch.Size, Sequence[int]]) -> None:
-        super().__init__()
-        self._sizes = sizes  # of the blocks, ascending, by the weight's shape
+    def forward(rows: Tensor) -> Tensor:
+        count = len(rows)
+        size = next((size for size in sizes if size >= count), sizes[-1])
+        if count == size:
+            return layer(rows)
+        filled = torch.cat([rows, rows[:1].expand(-count % size, *rows.shape[1:])])
+        return torch.cat([layer(block) for block in filled.chunk(len(filled) // size)])[:count]
 
-    def filling(self, rows: int) -> int:
-        """How many rows every layer that takes so many in blocks adds to fill them up."""
-        return min((-rows % _block(sizes, rows) for sizes in self._sizes.values() if sizes), default=0)
-
-    def __torch_function__(  # torch calls it for every function that it is about to run
-        self,
-        function: Callable[..., Any],
-        _types: object,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
-        if function is not linear or len(args[0]) == 1:
-            return function(*args, **(kwargs or {}))
-        rows, weight, *bias = args
-        sizes = self._sizes.get(weight.shape)
-        if not sizes:
-            return torch.cat([linear(row, weight, *bias) for row in rows.chunk(len(rows))])
-        size = _block(sizes, len(rows))
-        filling = rows[:1].expand(-len(rows) % size, *rows.shape[1:])
-        filled = torch.cat([rows, filling])
-        blocks = filled.chunk(len(filled) // size)
-        return torch.cat([linear(block, weight, *bias) for block in blocks])[: len(rows)]
+    return forward
 
 
-def _block(sizes: Sequence[int], rows: int) -> int:
-    """The smallest block that takes all the rows, or the largest one."""
-    return next((size for size in sizes if size >= rows), sizes[-1])
+def take_rows_in_blocks(model: nn.Module) -> bool:
+    """Have each linear layer of a model take rows in those blocks that keep their bits; whether there are any.
+
+    Layers of other kinds that are linear too, as quantised ones, take one row after the other.
+    """
+    sizes: dict[tuple[torch.Size, torch.dtype], Sequence[int]] = {}
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            weight = module.weight
+            kind = (weight.shape, weight.dtype)
+            sizes[kind] = sizes.get(kind) or blocks_that_keep_bits(weight)
+            module.forward = _in_blocks(module.forward, sizes[kind])  # type: ignore[assignment, method-assign]
+        elif isinstance(module, nn.Linear):
+            module.forward = _in_blocks(module.forward, (1,))  # type: ignore[assignment, method-assign]
+    return any(len(found) > 1 for found in sizes.values())
 
 
-def block_keeps_bits(weight: Tensor, rows: int) -> bool:
-    """Whether a linear layer with such a weight [n, k] gives each of so many rows the bits it gets alone.
+def blocks_that_keep_bits(weight: Tensor) -> list[int]:
+    """The blocks in which a linear layer with such a weight [n, k] gives each row the bits it gets alone.
 
     Tried with sums that nearly cancel: where the order of additions differs, so do most of the results, even when they
     are rounded to bfloat16. Of the order that a product takes, the values know nothing.
@@ -171,14 +162,11 @@ def block_keeps_bits(weight: Tensor, rows: int) -> bool:
     random = torch.Generator().manual_seed(0)
     half = torch.randn(n, k // 2, generator=random).to(weight)
     probe = pad(torch.cat([half, half], dim=-1), (0, k % 2))  # [n, k]
-    row = torch.randn(64, 1, k // 2, generator=random)
-    noise = 2e-3 * torch.randn(64, 1, 2 * (k // 2), generator=random)
-    tried = pad(torch.cat([row, -row], dim=-1) + noise, (0, k % 2)).to(weight)  # [64, 1, k]
+    row = torch.randn(2 * BLOCKS[-1], 1, k // 2, generator=random)
+    noise = 2e-3 * torch.randn(2 * BLOCKS[-1], 1, 2 * (k // 2), generator=random)
+    rows = pad(torch.cat([row, -row], dim=-1) + noise, (0, k % 2)).to(weight)  # [2 largest blocks, 1, k]
     with torch.inference_mode():
-        together = torch.cat([linear(block, probe) for block in tried.chunk(len(tried) // rows)])
-        alone = torch.cat([linear(row, probe) for row in tried.chunk(len(tried))])
-    return torch.equal(together, alone)
-
-
-def _linears(model: nn.Module) -> list[nn.Linear]:
-    return [module for module in model.modules() if isinstance(module, nn.Linear)]
+        alone, *together = [
+            torch.cat([linear(block, probe) for block in rows.chunk(len(rows) // size)]) for size in BLOCKS
+        ]
+    return [1, *(size for size, found in zip(BLOCKS[1:], together, strict=True) if torch.equal(found, alone))]

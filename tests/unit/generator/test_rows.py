@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from recipe_generator import rows
-from recipe_generator.rows import RowDecoder, block_keeps_bits, take_back
+from recipe_generator.rows import RowDecoder, blocks_that_keep_bits, take_back, take_rows_in_blocks
 from recipe_model.identity import identify
 from recipe_model.language_model import LanguageModel
 from tiny_models import VOCABULARY, byte_tokenizer
@@ -83,7 +83,7 @@ def test_rows_that_come_and_go_get_the_logits_of_plain_transformers(dtype: torch
             assert torch.equal(logits.float(), expected[number][1][count : count + 1]), (number, count, len(running))
         running = [(number, cache, count + 1) for number, cache, count in running if count + 1 < NEW_TOKENS]
 
-    assert max(sizes) > rows.BLOCKS[0]  # so both blocks were used
+    assert max(sizes) > 8  # so that all blocks were used
     assert len(sizes) > 4
 
 
@@ -115,27 +115,21 @@ def test_tokens_that_are_read_in_one_step_get_the_logits_of_steps_of_their_own(
         assert torch.equal(logits.float(), expected[number][1][number + 2 : number + 3])
 
 
-def test_free_places_are_those_that_would_be_filled_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "block_keeps_bits", lambda weight, _: weight.shape[0] == VOCABULARY)
+def test_a_step_is_filled_up_where_layers_take_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "blocks_that_keep_bits", lambda weight: [1, 2] if len(weight) == VOCABULARY else [1])
     decoder = RowDecoder(make_llm(torch.float32))
-    assert [decoder.free_places(texts) for texts in (1, 7, 8, 9, 32, 33)] == [7, 1, 0, 23, 0, 31]
-
-
-def test_what_one_layer_must_not_fill_up_is_no_free_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "block_keeps_bits", lambda weight, size: size == 8 or weight.shape[0] == VOCABULARY)
-    decoder = RowDecoder(make_llm(torch.float32))
-    assert [decoder.free_places(texts) for texts in (1, 7, 8, 9, 32, 33)] == [7, 1, 0, 7, 0, 7]
+    assert [decoder.free_places(texts) for texts in (1, 7, 8, 9, 32)] == [7, 1, 0, 7, 0]
 
 
 def test_there_are_no_free_places_without_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "block_keeps_bits", lambda *_: False)
+    monkeypatch.setattr(rows, "blocks_that_keep_bits", lambda _: [1])
     assert RowDecoder(make_llm(torch.float32)).free_places(1) == 0
 
 
 def test_there_are_no_free_places_where_a_window_forgets_what_a_wrong_guess_pushed_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rows, "block_keeps_bits", lambda *_: True)
+    monkeypatch.setattr(rows, "blocks_that_keep_bits", lambda _: [1, 8])
     config = MistralConfig(
         vocab_size=VOCABULARY,
         hidden_size=32,
@@ -166,13 +160,55 @@ def test_a_product_that_adds_up_in_another_order_for_more_rows_is_found_out(
         return one_by_one(batch, other) if len(batch) == 1 else one_by_one(batch.flip(-1), other.flip(-1))
 
     monkeypatch.setattr(rows, "linear", one_by_one)
-    assert block_keeps_bits(weight, 8)
+    assert blocks_that_keep_bits(weight) == list(rows.BLOCKS)
     monkeypatch.setattr(rows, "linear", backwards_when_several)
-    assert not block_keeps_bits(weight, 8)
+    assert blocks_that_keep_bits(weight) == [1]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "taken"),
+    [
+        ([1], 3, [1, 1, 1]),
+        ([1, 2, 4, 8, 32], 1, [1]),
+        ([1, 2, 4, 8, 32], 3, [4]),
+        ([1, 2, 4, 8, 32], 8, [8]),
+        ([1, 2, 4, 8, 32], 9, [32]),
+        ([1, 2, 4, 8, 32], 40, [32, 32]),
+        ([1, 4], 6, [4, 4]),
+    ],
+)
+def test_a_layer_takes_the_smallest_block_that_holds_all_rows_or_several_of_the_largest(
+    monkeypatch: pytest.MonkeyPatch, sizes: list[int], count: int, taken: list[int]
+) -> None:
+    layer = nn.Linear(6, 5)
+    batch = torch.randn(count, 1, 6)
+    expected = layer(batch)
+    seen: list[int] = []
+    plain = layer.forward
+    monkeypatch.setattr(layer, "forward", lambda block: seen.append(len(block)) or plain(block))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(rows, "blocks_that_keep_bits", lambda _: sizes)
+
+    take_rows_in_blocks(nn.Sequential(layer))
+
+    torch.testing.assert_close(layer(batch), expected)
+    assert seen == taken
+
+
+def test_a_layer_of_another_kind_takes_row_after_row() -> None:
+    class Quantised(nn.Linear):
+        def forward(self, batch: Tensor) -> Tensor:
+            seen.append(len(batch))
+            return super().forward(batch)
+
+    seen: list[int] = []
+    layer = Quantised(6, 5)
+    assert not take_rows_in_blocks(nn.Sequential(layer))
+    assert layer(torch.randn(3, 1, 6)).shape == (3, 1, 5)
+    assert seen == [1, 1, 1]
 
 
 def test_a_weight_of_odd_length_can_be_tried() -> None:
-    assert block_keeps_bits(torch.empty(5, 1), 8)
+    assert blocks_that_keep_bits(torch.empty(5, 1)) == list(rows.BLOCKS)
 
 
 def test_the_model_is_never_changed() -> None:
