@@ -11,6 +11,7 @@ from pathlib import Path
 from kafka.errors import KafkaError
 from prometheus_client import CollectorRegistry
 
+from recipe_client.editor_beside_llm import EditorBesideLlm
 from recipe_client.topics import topic_specs
 from recipe_common.embedded_broker import EmbeddedBroker, create_topics
 from recipe_common.errors import UnavailableError
@@ -87,7 +88,7 @@ class EmbeddedStack:
         options = self._options
         kafka = await self._start_broker()
         self._report("loading the RECIPE checkpoint and its text encoder")
-        editor = await run_abandonable(lambda: RecipeEditor.load(options.checkpoint))
+        editor = await run_abandonable(lambda: EditorBesideLlm.load(options.checkpoint))
         folder = Path(self._parts.enter_context(tempfile.TemporaryDirectory(prefix="recipe-facts-")))
         store = open_edge_store(folder, editor.model_version, editor.key_size, editor.prompt_shape)
         self._parts.callback(store.close)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -134,7 +135,7 @@ class RecipeEditor(QueryEncoder):
         llm_id: str | None = None,
         *,
         device: str = DEFAULT_DEVICE,
-    ) -> "RecipeEditor":
+    ) -> Self:
         """Load as QueryEncoder does, and the words of the checkpoint's LLM.
 
         `llm_id` says where that LLM lies, if not where it lay when the checkpoint was trained.
@@ -149,7 +150,7 @@ class RecipeEditor(QueryEncoder):
         words = load_word_embeddings(llm_id or config.llm.model_id)
         verified.require_words(words)
         prompt_words = PromptWords(words.table, words.tokenizer, config.sizes.prompt_tokens)
-        editor = RecipeEditor(model, encoder.tokenizer, encoder.max_tokens, verified.model_version, prompt_words)
+        editor = cls(model, encoder.tokenizer, encoder.max_tokens, verified.model_version, prompt_words)
         editor._speed_up()
         return editor
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 
+from recipe_common.lifecycle import run_abandonable
 from recipe_generator.engine import Decoding, Edit, Engine, Finish, Piece, Text
 from recipe_generator.server import GeneratorServer, start_vllm
 from recipe_generator.settings import GeneratorSettings
@@ -74,7 +75,8 @@ def load(engine: str, settings: GeneratorSettings) -> Engine:
 async def serve(load_engine: Callable[[GeneratorSettings], Engine], retriever: str) -> None:
     """Serve until the input ends."""
     settings = GeneratorSettings(port=0, metrics_port=0, retriever=retriever, request_seconds=600, drain_seconds=0)
-    server = GeneratorServer(settings, load_engine(settings), read_checkpoint())
+    engine = await run_abandonable(lambda: load_engine(settings))  # as the product does it
+    server = GeneratorServer(settings, engine, read_checkpoint())
     try:
         print(json.dumps({"port": await server.start()}), flush=True)
         await asyncio.to_thread(sys.stdin.read)
