@@ -321,7 +321,7 @@ def _over_one_by_one(rates: dict[str, dict[str, float]]) -> dict[str, dict[str, 
 
 def plot(report: dict[str, Any], file: Path) -> None:
     """Tokens per second by clients, what an edit costs, and memory."""
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    figure = Figure(figsize=(14, 3.6), layout="constrained")
     rate, cost, memory = figure.subplots(1, 3)
     for engine, by_clients in report["tokens_per_second"].items():
         rate.plot(list(by_clients), list(by_clients.values()), "o-", label=engine)
@@ -330,9 +330,9 @@ def plot(report: dict[str, Any], file: Path) -> None:
     for place, (engine, modes) in enumerate(report["latency"].items()):
         names = [mode for mode, figures in modes.items() if isinstance(figures, dict)]
         places = [index + 0.4 * place for index in range(len(names))]
-        cost.bar(places, [modes[mode]["whole_ms"] for mode in names], 0.4, label=engine)
-        cost.set_xticks(places, [name.replace("_", "\n", 1) for name in names])
-    cost.set(title=f"{report['new_tokens']} tokens, one client", ylabel="ms")
+        cost.barh(places, [modes[mode]["whole_ms"] for mode in names], 0.4, label=engine)
+        cost.set_yticks(places, [name.replace("_", " ") for name in names])
+    cost.set(title=f"{report['new_tokens']} tokens, one client", xlabel="ms")
     cost.legend(loc="lower right")
     memory.barh(list(report["resident_mb"]), list(report["resident_mb"].values()))
     memory.set(title="resident memory", xlabel="MiB")
