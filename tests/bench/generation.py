@@ -41,6 +41,7 @@ ASKED = 64  # facts that are asked for
 CLIENTS = (1, 8, 32)
 EDITED, UNEDITED = "edited", "unedited"
 TEXT, RETRIEVED, DEMONSTRATED = "text_in_prompt", "retrieved_text_in_prompt", "demonstrated_text_in_prompt"
+REST = 0.3  # seconds before each measurement: workers of the engine before it spin for up to 0.2 s on the same cores
 SHORT = 8  # tokens of a request while the queue is full
 DEADLINE = 60.0  # seconds, of such a request
 
@@ -166,6 +167,7 @@ async def latency(servers: list[Server], retriever: Retriever, numbers: list[int
         for turn in range(len(modes)):
             mode = modes[(turn + repeat) % len(modes)]
             for server in servers:
+                await asyncio.sleep(REST)
                 seconds = await timed(server, retriever, numbers[repeat % len(numbers)], mode)
                 if repeat >= 0:  # the first round warms up
                     times.setdefault((server.name, mode), []).append(seconds)
@@ -217,6 +219,7 @@ async def throughput(
     for _ in range(rounds):
         for clients in CLIENTS:
             for server in servers:
+                await asyncio.sleep(REST)
                 rate = await tokens_per_second(server, numbers, clients, mode)
                 figures.setdefault((server.name, clients), []).append(rate)
     return {

@@ -8,6 +8,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -30,7 +31,7 @@ class OneByOne:
 
     def __init__(self, llm: LanguageModel) -> None:
         self._llm = llm
-        self._turn = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1)  # the one that computes, as an engine's is
         self.max_tokens = llm.max_tokens
 
     def token_ids(self, text: Text) -> list[int]:
@@ -39,15 +40,15 @@ class OneByOne:
         )
 
     async def write(self, edit: Edit | None, ids: list[int], decoding: Decoding) -> AsyncGenerator[Piece, None]:
-        async with self._turn:
-            new = await asyncio.to_thread(self._generate, edit, ids, decoding.max_new_tokens)
+        loop = asyncio.get_running_loop()
+        new = await loop.run_in_executor(self._thread, self._generate, edit, ids, decoding.max_new_tokens)
         yield Piece(self._llm.text(new), len(new), Finish.LENGTH)
 
     async def failure(self) -> None:
         await asyncio.Event().wait()
 
     def stop(self) -> None:
-        pass
+        self._thread.shutdown()
 
     def _generate(self, edit: Edit | None, ids: list[int], tokens: int) -> list[int]:
         inputs = self._llm.inputs(None if edit is None else torch.from_numpy(edit.prompt.copy()), ids)

@@ -46,9 +46,9 @@ class RowDecoder:
         return cache, output.logits[0, -1]
 
     def free_places(self, texts: int) -> int:
-        """How many further tokens a step of so many texts can take at little cost.
+        """How many guesses a step of so many texts may take: each costs it less than a step of its own would.
 
-        None if nothing is computed in blocks, or if the LLM's cache cannot take back what was guessed wrong.
+        None if most weights take no blocks, or if the LLM's cache cannot take back what was guessed wrong.
         """
         return -texts % _PLACES if self._in_blocks and self._takes_back else 0
 
@@ -136,10 +136,11 @@ def _in_blocks(layer: Callable[[Tensor], Tensor], sizes: Sequence[int]) -> Calla
 
 
 def take_rows_in_blocks(model: nn.Module) -> bool:
-    """Have each linear layer of a model take rows in those blocks that keep their bits; whether there are any.
+    """Have each linear layer of a model take rows in those blocks that keep their bits; whether most weights have any.
 
-    Layers of other kinds that are linear too, as quantised ones, take one row after the other.
+    Subclasses of `nn.Linear`, as quantised layers may be, take one row after the other.
     """
+    in_blocks = alone = 0
     sizes: dict[tuple[torch.Size, torch.dtype], Sequence[int]] = {}
     for module in model.modules():
         if type(module) is nn.Linear:
@@ -147,9 +148,13 @@ def take_rows_in_blocks(model: nn.Module) -> bool:
             kind = (weight.shape, weight.dtype)
             sizes[kind] = sizes.get(kind) or blocks_that_keep_bits(weight)
             module.forward = _in_blocks(module.forward, sizes[kind])  # type: ignore[assignment, method-assign]
+            if len(sizes[kind]) > 1:
+                in_blocks += weight.numel()
+            else:
+                alone += weight.numel()
         elif isinstance(module, nn.Linear):
             module.forward = _in_blocks(module.forward, (1,))  # type: ignore[assignment, method-assign]
-    return any(len(found) > 1 for found in sizes.values())
+    return in_blocks > alone
 
 
 def blocks_that_keep_bits(weight: Tensor) -> list[int]:

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import asdict
 from threading import Condition, Thread
-from typing import Final
 
 from torch import Tensor
 from transformers import DynamicCache
@@ -19,8 +18,6 @@ from recipe_generator.writing import Writing, failed, stopping
 from recipe_model.language_model import LanguageModel
 
 logger = logging.getLogger(__name__)
-
-_GUESSES: Final = 7  # at one text's tokens in a step, which takes longer for all texts
 
 
 class TransformersEngine:
@@ -101,7 +98,7 @@ class TransformersEngine:
         if row.over:  # given up while it waited
             return
         try:
-            if row.edit is not None:
+            if row.edit is not None and self._decoder.free_places(1):
                 row.draft = Draft(self._llm.sentence_ids(row.edit.statement))
             row.cache, logits = self._decoder.read(None if row.edit is None else row.edit.prompt, row.ids)
             row.choose(logits)
@@ -150,7 +147,7 @@ class _Row(Writing):
 
     def run(self, places: int) -> list[int]:
         """What the LLM reads next: the last token chosen, and guesses at as many of the following ones at most."""
-        return [self.token, *self.draft.ahead[: min(places, self.tokens_left - 1, _GUESSES)]]
+        return [self.token, *self.draft.ahead[: min(places, self.tokens_left - 1)]]
 
     def accept(self, run: list[int], logits: Tensor) -> None:
         """Choose the next tokens by the logits [k, v] behind each of a run, as far as its guesses were right."""

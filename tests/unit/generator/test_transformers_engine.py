@@ -89,6 +89,19 @@ def guessing(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, statem
     monkeypatch.setattr(engine._decoder, "free_places", lambda texts: -texts % 8)
 
 
+def watched_runs(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """How many tokens of each text every step reads."""
+    sizes: list[list[int]] = []
+    step = engine._decoder.step
+
+    def watched(caches: Any, runs: Any) -> Any:
+        sizes.append([len(run) for run in runs])
+        return step(caches, runs)
+
+    monkeypatch.setattr(engine._decoder, "step", watched)
+    return sizes
+
+
 @pytest.mark.parametrize(("change", "passes"), [case[1:] for case in GUESSED], ids=[case[0] for case in GUESSED])
 @pytest.mark.parametrize("decoding", [{}, {"temperature": 1.0, "top_p": 0.9, "seed": 3}], ids=["greedy", "sampled"])
 def test_guesses_save_steps_and_change_nothing(
@@ -127,6 +140,39 @@ def test_what_was_guessed_behind_a_texts_end_is_no_part_of_it(
 
     assert text_of(written) == "".join(f"<{token}>" for token in tokens[:3])
     assert written[-1].finish is (Finish.STOP_SEQUENCE if stop else Finish.END_OF_TEXT)
+
+
+@pytest.mark.parametrize(("tokens", "read"), [(2, [1]), (3, [2]), (8, [7]), (9, [8])])
+def test_no_more_is_guessed_than_the_text_may_still_get_or_the_step_has_places_for(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, tokens: int, read: list[int]
+) -> None:
+    edit = Edit(some_prompt(1), "The mayor of Aville is Ann")
+    monkeypatch.setattr(engine._llm, "text", lambda ids: "".join(f"<{token}>" for token in ids))
+    written = [int(piece.text.strip("<>")) for piece in run(lambda: write(engine, edit=edit, tokens=9))]
+    guessing(engine, monkeypatch, [*written, 90, 91, 92, 93])
+    sizes = watched_runs(engine, monkeypatch)
+
+    run(lambda: write(engine, edit=edit, tokens=tokens))
+
+    assert sizes == [read]
+
+
+def test_texts_that_are_written_together_share_the_places_of_a_step(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit = Edit(some_prompt(1), "The mayor of Aville is Ann")
+    monkeypatch.setattr(engine._llm, "text", lambda ids: "".join(f"<{token}>" for token in ids))
+    written = [int(piece.text.strip("<>")) for piece in run(lambda: write(engine, edit=edit, tokens=9))]
+    guessing(engine, monkeypatch, written)
+    sizes = watched_runs(engine, monkeypatch)
+
+    async def scenario() -> None:
+        await asyncio.gather(*(write(engine, edit=edit, tokens=9) for _ in range(3)))
+
+    run(scenario)
+
+    assert max(len(step) for step in sizes) > 1
+    assert all(sum(step) <= 8 for step in sizes)
 
 
 def test_guesses_at_texts_that_are_written_together_change_nothing(

@@ -83,8 +83,9 @@ def test_variants_differ_in_threshold_and_prompt_alone(
     assert no_sentinel.rates.false_hit == 100.0
     statements = {len(f"{edit.statement}.\n") for edit in EDITS}  # one token a byte
     assert seen[6] == {editor.prompt_shape[0]} == {full.tokens_in_front}
+    assert seen[8]
     assert seen[8] <= statements
-    assert min(seen[4], default=1000) > max(statements)
+    assert min(seen[4]) > max(statements)
     assert demonstrated.tokens_in_front > words.tokens_in_front > full.tokens_in_front
 
 
