@@ -22,12 +22,13 @@ Text: TypeAlias = str | tuple[Turn, ...]
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """The fact that a text is written with."""
+    """The fact that a text is written with: its continuous prompt [l, d] stands in front of the text.
 
-    prompt: npt.NDArray[np.float16]  # its continuous prompt [l, d], which stands in front of the text
-    statement: (
-        str  # the fact in words: what the text is likely to say, which may make writing faster and changes nothing
-    )
+    What it states the text is likely to say; an engine may use that to write faster, and writes nothing else for it.
+    """
+
+    prompt: npt.NDArray[np.float16]
+    statement: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,8 @@ def take_rows_in_blocks(model: nn.Module) -> bool:
         if type(module) is nn.Linear:
             weight = module.weight
             kind = (weight.shape, weight.dtype)
-            sizes[kind] = sizes.get(kind) or blocks_that_keep_bits(weight)
+            if kind not in sizes:
+                sizes[kind] = blocks_that_keep_bits(weight)
             module.forward = _in_blocks(module.forward, sizes[kind])  # type: ignore[assignment, method-assign]
             if len(sizes[kind]) > 1:
                 in_blocks += weight.numel()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from recipe_generator import rows
 from recipe_generator.rows import RowDecoder, blocks_that_keep_bits, take_back, take_rows_in_blocks
@@ -135,20 +135,9 @@ def test_there_are_no_free_places_where_a_window_forgets_what_a_wrong_guess_push
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rows, "blocks_that_keep_bits", lambda _: [1, 8])
-    config = MistralConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        sliding_window=8,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    model = MistralForCausalLM(config)  # type: ignore[no-untyped-call]
-    llm = LanguageModel(model, byte_tokenizer(marked=False), identify("windows", model))
+    llm = make_llm(torch.float32)
+    assert RowDecoder(llm).free_places(1) == 7
+    llm.model.config.sliding_window = 8
     assert RowDecoder(llm).free_places(1) == 0
 
 
