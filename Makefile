@@ -42,13 +42,14 @@ bench: $(VENV)/.development
 	$(BIN)/python -m pytest tests/bench --benchmark-json=bench.json
 
 # From the log to the store: events per second, freshness, rebuild, memory. REPORT is JSON, with a plot beside it.
+# AGAINST='--against WORKTREE', here and below, measures another checkout in the same run.
 bench-pipeline: $(VENV)/.development
-	PYTHONPATH=tests $(BIN)/python -m bench.pipeline --report $(or $(REPORT),pipeline.json)
+	PYTHONPATH=tests $(BIN)/python -m bench.pipeline --report $(or $(REPORT),pipeline.json) $(AGAINST)
 
 # Retrieval under load, by stage and size of the base, against other ways to search; memory. With ghz on the PATH its
 # figures too. REPORT is JSON, with a plot beside it.
 bench-retrieval: $(VENV)/.development
-	PYTHONPATH=tests $(BIN)/python -m bench.retrieval --report $(or $(REPORT),retrieval.json)
+	PYTHONPATH=tests $(BIN)/python -m bench.retrieval --report $(or $(REPORT),retrieval.json) $(AGAINST)
 
 # An edited answer against an unedited one and the fact as text; tokens per second of each engine; a full queue. vLLM is
 # measured too if 'make vllm' was run. REPORT is JSON, with a plot beside it.

@@ -16,39 +16,53 @@ from prometheus_client import CollectorRegistry
 
 from brokers import Topics
 from recipe_common.errors import FieldViolation, InvalidArgumentError
+from recipe_common.token_states import TokenStates
 from recipe_encoder.metrics import EncoderMetrics
 from recipe_encoder.settings import EncoderSettings
 from recipe_encoder.worker import Worker
+from recipe_model.encoded import EncodedFact
 from recipe_store import Fact, FactWrite, KnowledgeStore, StoreUnavailableError
 from recipe_store.edge_store import EdgeStore
 from waiting import DEADLINE_SECONDS
 
-KEY_SIZE = 8
-PROMPT_SHAPE = (2, 4)
+VECTOR_SIZE = 8
+PROMPT_WIDTH = 4
 
 
-def key_of(statement: str) -> NDArray[np.float32]:
-    """The key [R] that `HashEncoder` gives a statement."""
-    digest = hashlib.sha256(statement.encode()).digest()[:KEY_SIZE]
-    return np.frombuffer(digest, dtype=np.uint8).astype(np.float32) / np.float32(255)
+def vector_of(statement: str) -> NDArray[np.float32]:
+    """The vector [h] of length 1 that `HashEncoder` gives a statement."""
+    digest = hashlib.sha256(statement.encode()).digest()[:VECTOR_SIZE]
+    numbers = np.frombuffer(digest, dtype=np.uint8).astype(np.float32)
+    return numbers / np.linalg.norm(numbers)
+
+
+def tokens_of(statement: str) -> TokenStates:
+    """The token states that `HashEncoder` gives a statement: one for each of its words."""
+    words = statement.split()
+    ids = np.array([len(word) for word in words], np.int32)
+    return TokenStates(ids, np.zeros(len(words), np.uint8), np.stack([vector_of(word) for word in words]).astype("f2"))
 
 
 def prompt_of(statement: str) -> NDArray[np.float16]:
-    """The prompt [l, d] that `HashEncoder` gives a statement."""
-    return np.resize(key_of(statement), PROMPT_SHAPE).astype(np.float16)
+    """The prompt [l, d] that `HashEncoder` gives a statement, one to four tokens long."""
+    return np.resize(vector_of(statement), (1 + len(statement) % 4, PROMPT_WIDTH)).astype(np.float16)
 
 
 class HashEncoder:
-    """A model whose vectors are hashes. It remembers its batches and refuses what is "unreadable"."""
+    """A model whose vectors are hashes. It remembers its batches, and refuses what is "unreadable"."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
 
-    def encode(self, statements: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+    def encode(self, statements: Sequence[str]) -> list[EncodedFact]:
         if any("unreadable" in statement for statement in statements):
             raise InvalidArgumentError([FieldViolation("statement", "is 999 tokens long, at most 256 are read")])
         self.batches.append(list(statements))
-        return np.stack([key_of(each) for each in statements]), np.stack([prompt_of(each) for each in statements])
+        return [EncodedFact(vector_of(each), tokens_of(each), prompt_of(each)) for each in statements]
+
+    def unknown_share(self, text: str) -> float:
+        """All of what is "foreign"."""
+        return float("foreign" in text)
 
     @property
     def statements(self) -> list[str]:

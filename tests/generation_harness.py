@@ -34,12 +34,20 @@ Result = TypeVar("Result")
 MODEL_VERSION = "recipe-tiny"
 TEXT = "The mayor of Aville is"
 ASKED: dict[str, Any] = {"prompt": TEXT, "max_new_tokens": 8}
-MISS = pb.RetrieveResponse(decision=pb.DECISION_BELOW_SENTINEL, sentinel_similarity=2.0, model_version=MODEL_VERSION)
+MISS = pb.RetrieveResponse(
+    decision=pb.DECISION_BELOW_SENTINEL,
+    similarity=0.5,
+    margin=-2.0,
+    confidence=0.25,
+    min_confidence=0.75,
+    nearest_fact_id="river",
+    model_version=MODEL_VERSION,
+)
 
 
-def some_prompt(seed: int = 0) -> NDArray[np.float16]:
-    """A continuous prompt [l, d] that changes what the tiny LLM writes."""
-    values = np.random.default_rng(seed).normal(size=(SIZES.prompt_tokens, SIZES.llm_hidden))
+def some_prompt(seed: int = 0, tokens: int = SIZES.prompt_tokens) -> NDArray[np.float16]:
+    """A continuous prompt [tokens, d] that changes what the tiny LLM writes."""
+    values = np.random.default_rng(seed).normal(size=(tokens, SIZES.llm_hidden))
     return values.astype(np.float16)
 
 
@@ -53,9 +61,10 @@ def hit(prompt: NDArray[np.float16], **changes: Any) -> pb.RetrieveResponse:
         setattr(message, name, value)
     return pb.RetrieveResponse(
         decision=pb.DECISION_HIT,
-        similarity=5.0,
-        sentinel_similarity=2.0,
+        similarity=0.875,
         margin=3.0,
+        confidence=0.9375,
+        min_confidence=0.75,
         fact=pb.Fact(namespace="cities", fact_id="mayor", revision=7, statement="The mayor of Aville is Ann"),
         prompt=message,
         model_version=MODEL_VERSION,

@@ -10,31 +10,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from generation_harness import MODEL_VERSION, generator
+from recipe_common.token_states import TokenStates
 from recipe_generator.server import GeneratorServer
 from recipe_generator.transformers_engine import TransformersEngine
-from recipe_model.editor import QueryVector
+from recipe_model.decision import Decider
+from recipe_model.encoded import EncodedFact, EncodedQuery
 from recipe_retriever.server import RetrieverServer
 from recipe_retriever.settings import RetrieverSettings
 from tiny_models import SIZES, make_language_model
 
-KEY_SIZE: Final = 4
-PROMPT_SHAPE: Final = (SIZES.prompt_tokens, SIZES.llm_hidden)
+VECTOR_SIZE: Final = 4
+PROMPT_WIDTH: Final = SIZES.llm_hidden
+_VECTOR: Final = np.full(VECTOR_SIZE, 0.5, np.float32)
+_UNKNOWN: Final = 1  # the id of the token of a question that nothing answers
 
 Open = TypeVar("Open")
 
 
+class Verifier:
+    """To which every fact answers every question, but for those about something unknown."""
+
+    def margins(self, query: TokenStates, facts: Sequence[TokenStates]) -> NDArray[np.float32]:
+        return np.full(len(facts), -3.0 if _UNKNOWN in query.ids else 3.0, np.float32)
+
+
 class Editor:
-    """A model to which every fact answers every question, but for those about something unknown."""
+    """A model to which all texts are alike."""
 
     model_version = MODEL_VERSION
 
-    def encode(self, statements: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-        keys = np.ones((len(statements), KEY_SIZE), np.float32)
-        return keys, np.zeros((len(statements), *PROMPT_SHAPE), np.float16)
+    def __init__(self) -> None:
+        self.decider = Decider(Verifier())
 
-    def query(self, questions: Sequence[str]) -> list[QueryVector]:
-        vector = np.full(KEY_SIZE, 10.0, np.float32)
-        return [QueryVector(vector, 70.0 if "unknown" in question else 10.0) for question in questions]
+    def encode(self, texts: Sequence[str]) -> list[EncodedFact]:
+        prompt = np.zeros((SIZES.prompt_tokens, PROMPT_WIDTH), np.float16)
+        return [EncodedFact(_VECTOR, _tokens(0), prompt) for _ in texts]
+
+    def unknown_share(self, text: str) -> float:
+        return 0.0
+
+    def query(self, questions: Sequence[str]) -> list[EncodedQuery]:
+        return [EncodedQuery(_VECTOR, _tokens(_UNKNOWN if "unknown" in question else 0)) for question in questions]
+
+
+def _tokens(number: int) -> TokenStates:
+    return TokenStates(np.array([number], np.int32), np.zeros(1, np.uint8), np.ones((1, VECTOR_SIZE), np.float16))
 
 
 @contextmanager

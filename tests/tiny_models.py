@@ -1,8 +1,12 @@
 """Text encoders and LLMs small enough to build in a test, in memory or as Hugging Face folders."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -17,7 +21,10 @@ from transformers import (
     RobertaModel,
 )
 
+from recipe_common.token_states import ROLE_QUESTION, TokenStates
 from recipe_model.checkpoint import CheckpointConfig, save_checkpoint
+from recipe_model.decision import Decider
+from recipe_model.editor import RecipeEditor
 from recipe_model.identity import identify
 from recipe_model.language_model import LanguageModel
 from recipe_model.networks import RecipeModel, RecipeSizes
@@ -35,7 +42,8 @@ SIZES = RecipeSizes(
     representation=12,
     prompt_tokens=3,
     sentinel_tokens=2,
-    spelling=8,
+    verifier_width=8,
+    verifier_layers=1,
 )
 
 # Operations this small only lose by being shared out among threads.
@@ -141,10 +149,12 @@ def make_language_model(seed: int = 0) -> LanguageModel:
 
 
 def make_recipe_model(seed: int = 0, sizes: RecipeSizes = SIZES) -> RecipeModel:
-    """Untrained networks on a BERT, in eval mode."""
+    """Untrained networks on a BERT, in eval mode; whatever is stored is a candidate."""
     encoder = make_bert(seed)
     torch.manual_seed(seed + 1)
-    return RecipeModel(encoder, sizes).eval()
+    model = RecipeModel(encoder, sizes).eval()
+    model.min_similarity.fill_(-1.0)
+    return model
 
 
 def checkpoint_config(encoder_seed: int = 0, llm_seed: int = 0) -> CheckpointConfig:
@@ -180,3 +190,46 @@ def save_llm(folder: Path, seed: int = 0) -> str:
     make_llama(seed).save_pretrained(folder)
     byte_tokenizer(marked=False).save_pretrained(folder)
     return str(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class TinyFiles:
+    """Where models lie that fit each other."""
+
+    checkpoint: Path
+    encoder: str
+    llm: str
+
+
+def save_tiny_models(folder: Path, seed: int = 0) -> TinyFiles:
+    """An untrained checkpoint with its text encoder and LLM, for those who load by path."""
+    save_tiny_checkpoint(folder / "recipe.safetensors", seed)
+    return TinyFiles(
+        folder / "recipe.safetensors", save_encoder(folder / "encoder", seed), save_llm(folder / "llm", seed)
+    )
+
+
+def make_editor(seed: int = 0, decider: Decider | None = None) -> RecipeEditor:
+    """An untrained editor in memory; without a decider its own decides, which says nothing of sense."""
+    model = make_recipe_model(seed).requires_grad_(False)
+    editor = RecipeEditor(
+        model, byte_tokenizer(marked=True), ENCODER_POSITIONS - 2, "recipe-test", make_prompt_words(seed)
+    )
+    if decider is not None:
+        editor.decider = decider
+    return editor
+
+
+class SameWords:
+    """Stands for a trained verifier: a fact says to a question as much as they have tokens in common.
+
+    `Decider(SameWords())` is sure of a fact whose prompt is asked word for word, and of no other.
+    """
+
+    def margins(self, query: TokenStates, facts: Sequence[TokenStates]) -> NDArray[np.float32]:
+        """5 for a fact whose question is this one, apart from spaces at its end, and below 0 for any other."""
+        asked = set(query.ids.tolist())
+        same = [query.ids.tolist() == fact.ids[fact.roles == ROLE_QUESTION].tolist() for fact in facts]
+        shared = [len(asked & set(fact.ids.tolist())) / len(asked | set(fact.ids.tolist())) for fact in facts]
+        margins = [5.0 if equal else 4.0 * share - 5.0 for equal, share in zip(same, shared, strict=True)]
+        return np.array(margins, np.float32)

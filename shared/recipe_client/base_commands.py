@@ -33,9 +33,7 @@ def rebuild(
         raise InvalidArgumentError([FieldViolation(f"{ENV_PREFIX}QDRANT_URL", only)])
     if back_to:
         version = _go_back(settings.qdrant_url, settings, back_to)
-        result_console().print(
-            f"{back_to} is live, with the keys of {version}: run encoder and retriever with that one"
-        )
+        result_console().print(f"{back_to} is live, encoded by {version}: run encoder and retriever with that one")
         return
     rebuilt = _rebuild(settings)
     if as_json:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,18 +17,23 @@ from recipe_client.base_commands import rebuild
 from recipe_client.canary import canary
 from recipe_client.client import DEFAULT_GENERATOR, DEFAULT_RETRIEVER, AskOptions, RecipeClient
 from recipe_client.event_lines import read_events, read_lines
+from recipe_client.languages import language_warning
 from recipe_client.log_commands import dlq_app, export_events, import_events, topics
 from recipe_client.options import (
+    TIME_FORMATS,
+    AsOf,
     FactId,
     Generator,
     Json,
     Kafka,
+    MinConfidence,
     Namespace,
     Retriever,
     Timeout,
     Tokens,
     Topic,
     Wait,
+    in_utc,
     print_json,
 )
 from recipe_client.publishing import DEFAULT_KAFKA, DEFAULT_TOPIC, PublishedEvent, Publisher, complete
@@ -106,12 +111,10 @@ def publish(
     subject: Annotated[str, typer.Option(help="What the fact is about.")] = "",
     alias: Annotated[list[str] | None, typer.Option(help="Another name of the subject. Repeatable.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE kept with the fact. Repeatable.")] = None,
-    valid_from: Annotated[
-        datetime | None, typer.Option(formats=tables.TIME_FORMATS, help="First instant, UTC.")
-    ] = None,
+    valid_from: Annotated[datetime | None, typer.Option(formats=TIME_FORMATS, help="First instant, UTC.")] = None,
     valid_until: Annotated[
         datetime | None,
-        typer.Option(formats=tables.TIME_FORMATS, help="First instant it no longer holds, UTC."),
+        typer.Option(formats=TIME_FORMATS, help="First instant it no longer holds, UTC."),
     ] = None,
     revision: Annotated[int, typer.Option(min=0, help="Version of the fact; 0 lets the log's order decide.")] = 0,
     file: Annotated[
@@ -189,6 +192,8 @@ def ask(
     after: Annotated[
         str, typer.Option(help="TOPIC/PARTITION/OFFSET, as publish prints it: answer only once that event is known.")
     ] = "",
+    as_of: AsOf = None,
+    min_confidence: MinConfidence = None,
     namespace: Namespace = "default",
     generator: Generator = DEFAULT_GENERATOR,
     as_json: Json = False,
@@ -202,6 +207,8 @@ def ask(
         "answer_unedited": answer_unedited,
         "max_new_tokens": max_new_tokens,
         "chat": chat,
+        "as_of": in_utc(as_of),
+        "min_confidence": min_confidence,
         "after": _position(after) if after else None,
         "decoding": generator_pb2.Decoding(temperature=temperature, top_p=top_p, seed=seed, stop=stop),
     }
@@ -234,18 +241,16 @@ def compare(
 def explain(
     question: Annotated[str, typer.Argument(help="Question or text to continue, without any answer.")],
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many of the nearest facts to show.")] = 5,
-    as_of: Annotated[
-        datetime | None,
-        typer.Option(formats=tables.TIME_FORMATS, help="The instant to ask about, UTC; now if not given."),
-    ] = None,
+    as_of: AsOf = None,
+    min_confidence: MinConfidence = None,
     namespace: Namespace = "default",
     retriever: Retriever = DEFAULT_RETRIEVER,
     as_json: Json = False,
 ) -> None:
     """Show which fact a question hits, or why it hits none."""
-    moment = None if as_of is None else as_of.replace(tzinfo=UTC)
+    moment = in_utc(as_of)
     with RecipeClient(retriever=retriever) as client:
-        found = client.explain(question, namespace=namespace, as_of=moment, limit=limit)
+        found = client.explain(question, namespace=namespace, as_of=moment, limit=limit, min_confidence=min_confidence)
     if as_json:
         print_json(_message(found))
     else:
@@ -328,6 +333,8 @@ def _run() -> None:
 def _publish(
     events: list[dict[str, Any]], kafka: str, topic: str, retriever: str, wait: float | None, as_json: bool
 ) -> None:
+    if warning := language_warning(events):
+        _progress(warning)
     with Publisher(kafka, topic) as publisher:
         published = list(publisher.publish_all(events))
     if wait is not None:

@@ -7,6 +7,7 @@ from types import ModuleType, TracebackType
 from typing import Final, Self, TypedDict, TypeVar, Unpack
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from recipe_client.publishing import PublishedEvent
 from recipe_common.clock import to_timestamp
@@ -32,6 +33,8 @@ class AskOptions(TypedDict, total=False):
     answer_unedited: bool  # True accepts an answer without knowledge, marked degraded, when the retriever is down
     max_new_tokens: int  # 0, or not given, is the server's default
     chat: bool  # True sends the text as a user's message, for an instruction-tuned LLM to answer
+    as_of: datetime | None  # use what was known to hold at that instant, with a time zone; now if not given
+    min_confidence: float | None  # the least confidence, 0 to 1, of a fact; the namespace's default if not given
     after: retriever_pb2.LogPosition | None  # answer only once this event is known
     decoding: generator_pb2.Decoding | None  # how tokens are chosen; the most likely ones if not given
 
@@ -57,7 +60,7 @@ class RecipeClient:
         self._addresses = f"retriever {retriever}, generator {generator}"
 
     def ask(self, prompt: str, **options: Unpack[AskOptions]) -> generator_pb2.GenerateResponse:
-        """Continue a text, with knowledge unless told otherwise."""
+        """Continue a text, with knowledge unless told otherwise. Raises TypeError for an option that there is not."""
         request = _generate_request(prompt, **options)
         return self._call(lambda: self._generator.Generate(request, timeout=self._timeout))
 
@@ -68,7 +71,11 @@ class RecipeClient:
 
         Closing the generator stops the work.
         """
-        request = generator_pb2.GenerateStreamRequest(request=_generate_request(prompt, **options))
+        return self._stream(generator_pb2.GenerateStreamRequest(request=_generate_request(prompt, **options)))
+
+    def _stream(
+        self, request: generator_pb2.GenerateStreamRequest
+    ) -> Generator[generator_pb2.GenerateStreamResponse, None, None]:
         call = self._generator.GenerateStream(request, timeout=self._timeout)
         try:
             yield from call
@@ -83,23 +90,55 @@ class RecipeClient:
         return self._call(lambda: self._generator.Compare(request, timeout=self._timeout))
 
     def retrieve(
-        self, query: str, *, namespace: str = "", after: retriever_pb2.LogPosition | None = None
+        self,
+        query: str,
+        *,
+        namespace: str = "",
+        as_of: datetime | None = None,
+        min_confidence: float | None = None,
+        after: retriever_pb2.LogPosition | None = None,
     ) -> retriever_pb2.RetrieveResponse:
         """The retriever's decision about a query, made only once it knows the event at `after`."""
-        request = retriever_pb2.RetrieveRequest(namespace=namespace, query=query, min_position=after)
+        request = retriever_pb2.RetrieveRequest(
+            namespace=namespace,
+            query=query,
+            as_of=_timestamp(as_of),
+            min_position=after,
+            min_confidence=min_confidence,
+        )
         return self._call(lambda: self._retriever.Retrieve(request, timeout=self._timeout))
 
-    def retrieve_batch(self, queries: Sequence[str], *, namespace: str = "") -> list[retriever_pb2.RetrieveResponse]:
+    def retrieve_batch(
+        self,
+        queries: Sequence[str],
+        *,
+        namespace: str = "",
+        as_of: datetime | None = None,
+        min_confidence: float | None = None,
+    ) -> list[retriever_pb2.RetrieveResponse]:
         """The retriever's decisions about several queries, in their order."""
-        request = retriever_pb2.RetrieveBatchRequest(namespace=namespace, queries=queries)
+        request = retriever_pb2.RetrieveBatchRequest(
+            namespace=namespace, queries=queries, as_of=_timestamp(as_of), min_confidence=min_confidence
+        )
         return list(self._call(lambda: self._retriever.RetrieveBatch(request, timeout=self._timeout)).responses)
 
     def explain(
-        self, query: str, *, namespace: str = "", as_of: datetime | None = None, limit: int = 0
+        self,
+        query: str,
+        *,
+        namespace: str = "",
+        as_of: datetime | None = None,
+        limit: int = 0,
+        min_confidence: float | None = None,
     ) -> retriever_pb2.ExplainResponse:
         """The retriever's decision about a query and why; `limit` 0 is the server's default."""
-        moment = None if as_of is None else to_timestamp(as_of)
-        request = retriever_pb2.ExplainRequest(namespace=namespace, query=query, as_of=moment, limit=limit)
+        request = retriever_pb2.ExplainRequest(
+            namespace=namespace,
+            query=query,
+            as_of=_timestamp(as_of),
+            limit=limit,
+            min_confidence=min_confidence,
+        )
         return self._call(lambda: self._retriever.Explain(request, timeout=self._timeout))
 
     def fact(self, fact_id: str, *, namespace: str = "") -> retriever_pb2.Fact:
@@ -185,7 +224,14 @@ def _full_name(module: ModuleType, service: str) -> str:
     return name
 
 
+def _timestamp(moment: datetime | None) -> Timestamp | None:
+    return None if moment is None else to_timestamp(moment)
+
+
 def _generate_request(prompt: str, **options: Unpack[AskOptions]) -> generator_pb2.GenerateRequest:
+    known = AskOptions.__annotations__
+    if unknown := [name for name in options if name not in known]:
+        raise TypeError(f"there is no option {unknown[0]!r}; the options are {', '.join(known)}")
     chat, unedited = options.get("chat", False), options.get("answer_unedited", False)
     on, off = generator_pb2.KNOWLEDGE_MODE_ON, generator_pb2.KNOWLEDGE_MODE_OFF
     fail = generator_pb2.RETRIEVER_FAILURE_POLICY_FAIL
@@ -197,5 +243,7 @@ def _generate_request(prompt: str, **options: Unpack[AskOptions]) -> generator_p
         on_retriever_failure=generator_pb2.RETRIEVER_FAILURE_POLICY_ANSWER_UNEDITED if unedited else fail,
         max_new_tokens=options.get("max_new_tokens", 0),
         decoding=options.get("decoding"),
+        as_of=_timestamp(options.get("as_of")),
         min_position=options.get("after"),
+        min_confidence=options.get("min_confidence"),
     )

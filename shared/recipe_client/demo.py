@@ -44,8 +44,10 @@ class Reply:
     status: str
     fact_id: str
     statement: str
-    sentinel_similarity: float | None
-    similarity: float | None
+    confidence: float | None  # that the fact applies, or on a miss that the nearest one does; None without a decision
+    min_confidence: float | None  # that was needed
+    nearest_fact_id: str  # on a miss
+    degraded: bool  # the decision failed, so that no fact applied
 
     @property
     def hit(self) -> bool:
@@ -182,6 +184,8 @@ class Demo:
             if row.before.hit:
                 self._problem(f"{row.fact.fact_id} was answered with knowledge before anything was published")
             for before, after in ((row.before, row.after), (row.unrelated_before, row.unrelated_after)):
+                if after.degraded:
+                    self._problem(f"a question of {row.fact.fact_id} could not be decided about")
                 if not after.hit and after.text != before.text:
                     self._problem(f"an answer to a question of {row.fact.fact_id} changed without a hit")
 
@@ -201,8 +205,10 @@ class Demo:
             status=pb.KnowledgeStatus.Name(knowledge.status).removeprefix("KNOWLEDGE_STATUS_"),
             fact_id=knowledge.fact_id,
             statement=knowledge.statement,
-            sentinel_similarity=_optional(knowledge, "sentinel_similarity"),
-            similarity=_optional(knowledge, "similarity"),
+            confidence=_optional(knowledge, "confidence"),
+            min_confidence=_optional(knowledge, "min_confidence"),
+            nearest_fact_id=knowledge.nearest_fact_id,
+            degraded=knowledge.degraded,
         )
 
     def _problem(self, what: str) -> None:

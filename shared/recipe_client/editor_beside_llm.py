@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from recipe_model.editor import Float16, Float32, QueryVector, RecipeEditor
+from recipe_model.editor import RecipeEditor
+from recipe_model.encoded import EncodedFact, EncodedQuery
 
 Result = TypeVar("Result")
 
@@ -17,12 +18,12 @@ Result = TypeVar("Result")
 class EditorBesideLlm(RecipeEditor):
     """Does what its base class does, in a thread of its own for each batch."""
 
-    def encode(self, texts: Sequence[str]) -> tuple[Float32, Float16]:
+    def encode(self, texts: Sequence[str]) -> list[EncodedFact]:
         """As of the base class."""
         encode = super().encode
         return _in_passing(lambda: encode(texts))
 
-    def query(self, questions: Sequence[str]) -> list[QueryVector]:
+    def query(self, questions: Sequence[str]) -> list[EncodedQuery]:
         """As of the base class."""
         query = super().query
         if len(questions) == 1:  # too little for OpenMP, and a thread would take longer than it saves

@@ -90,7 +90,7 @@ class EmbeddedStack:
         self._report("loading the RECIPE checkpoint and its text encoder")
         editor = await run_abandonable(lambda: EditorBesideLlm.load(options.checkpoint))
         folder = Path(self._parts.enter_context(tempfile.TemporaryDirectory(prefix="recipe-facts-")))
-        store = open_edge_store(folder, editor.model_version, editor.key_size, editor.prompt_shape)
+        store = open_edge_store(folder, editor.model_version, editor.vector_size, editor.prompt_width)
         self._parts.callback(store.close)
         worker, encoder_metrics = await self._start_encoder(kafka, editor, store, folder)
         self._report("loading the LLM (the first start converts it, which takes about 20 s)")

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from recipe_client.demo import DemoResult, Reply
     from recipe_client.embedded import Addresses
 
-TIME_FORMATS: Final = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"]
 _SHOWN_CHARACTERS: Final = 44
 
 
@@ -80,12 +79,20 @@ def facts(found: Sequence[retriever_pb2.Fact], namespace: str) -> Table:
 def explanation(question: str, response: retriever_pb2.ExplainResponse) -> Table:
     """The nearest facts of a question, best first, and what speaks for or against each."""
     decision = retriever_pb2.Decision.Name(response.decision).removeprefix("DECISION_").lower()
-    table = Table("fact", "similarity", "margin", "verdict", "valid", "statement", title=f"{decision}: {question}")
+    columns = ("fact", "similarity", "margin", "confidence", "verdict", "valid", "statement")
+    table = Table(*columns, title=f"{decision}: {question}")
     for near in response.nearest:
         verdict = retriever_pb2.Verdict.Name(near.verdict).removeprefix("VERDICT_").lower().replace("_", " ")
-        scores = (f"{near.similarity:.1f}", f"{near.margin:+.1f}")
+        margin = f"{near.margin:+.2f}" if near.HasField("margin") else "-"
+        confidence = f"{near.confidence:.3f}" if near.HasField("confidence") else "-"
+        scores = (f"{near.similarity:.3f}", margin, confidence)
         table.add_row(near.fact.fact_id, *scores, verdict, _validity(near.fact), near.fact.statement)
-    table.caption = f"{response.reason} Sentinel: {response.sentinel_similarity:.1f}; facts: {response.facts}."
+    table.caption = (
+        f"{response.reason} Candidates have a similarity of at least {response.min_similarity:.3f}; "
+        f"facts: {response.facts}."
+    )
+    if response.degraded:
+        table.caption += f" Degraded: {response.degraded_reason}."
     return table
 
 
@@ -109,7 +116,7 @@ def demo(result: "DemoResult") -> Table:
         "question and new answer",
         "before",
         "after",
-        "score / sentinel",
+        "confidence / needed",
         "paraphrased",
         "unrelated",
         title="Live knowledge updates",
@@ -162,14 +169,13 @@ def _counts(result: "DemoResult") -> dict[str, tuple[int, int]]:
 
 def _knowledge(knowledge: generator_pb2.Knowledge) -> str:
     status = generator_pb2.KnowledgeStatus.Name(knowledge.status).removeprefix("KNOWLEDGE_STATUS_").lower()
+    scores = f"confidence {knowledge.confidence:.3f}, {knowledge.min_confidence:.3f} needed"
     if knowledge.HasField("fact_id"):
-        return (
-            f"{status}: {knowledge.fact_id} revision {knowledge.revision} "
-            f"(score {knowledge.similarity:.1f}, sentinel {knowledge.sentinel_similarity:.1f})"
-        )
-    if knowledge.HasField("sentinel_similarity"):
+        return f"{status}: {knowledge.fact_id} revision {knowledge.revision} ({scores})"
+    if knowledge.HasField("confidence") and not knowledge.degraded:
         decision = retriever_pb2.Decision.Name(knowledge.decision).removeprefix("DECISION_").lower()
-        return f"{status}: {decision} (sentinel {knowledge.sentinel_similarity:.1f})"
+        nearest = f" (nearest {knowledge.nearest_fact_id}, {scores})" if knowledge.nearest_fact_id else ""
+        return f"{status}: {decision}{nearest}"
     return f"{status}: {knowledge.degraded_reason}" if knowledge.degraded_reason else status
 
 
@@ -184,11 +190,11 @@ def _validity(fact: retriever_pb2.Fact) -> str:
 
 
 def _scores(reply: "Reply") -> str:
-    return f"{_number(reply.similarity)} / {_number(reply.sentinel_similarity)}"
+    return f"{_number(reply.confidence)} / {_number(reply.min_confidence)}"
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _tick(right: bool) -> str:

@@ -1,20 +1,41 @@
-"""The text that is encoded for a fact: what its publisher wrote, with a mark where the answer is known to begin."""
+"""The text that is encoded for a fact: what its publisher wrote, with marks where answer and aliases begin."""
 
-ANSWER_MARK = "→"  # one word to BERT-like tokenizers, and rare in questions and answers
-_INSTEAD = "->"  # for a mark that a publisher wrote, which marks no answer
+from collections.abc import Sequence
+from typing import Final
+
+# Each one word to BERT-like tokenizers, and rare in what people write.
+ANSWER_MARK: Final = "→"
+ALIAS_MARK: Final = "≡"  # before other names of the subject
+MAX_ALIASES: Final = 8  # that are read
+_INSTEAD: Final = str.maketrans({ANSWER_MARK: "->", ALIAS_MARK: "="})  # for a mark that a publisher wrote
 
 
-def knowledge_text(prompt: str, answer: str) -> str:
-    """k = (prompt, answer) as one text; the mark tells where the answer begins."""
-    return f"{statement_text(prompt)} {ANSWER_MARK} {statement_text(answer)}"
+def knowledge_text(prompt: str, answer: str, aliases: Sequence[str] = ()) -> str:
+    """k = (prompt, answer) as one text: "prompt → answer ≡ alias, alias"."""
+    return _with_aliases(f"{_plain(prompt)} {ANSWER_MARK} {_plain(answer)}", aliases)
 
 
-def statement_text(statement: str) -> str:
-    """A statement whose answer is not known apart."""
-    return statement.replace(ANSWER_MARK, _INSTEAD)
+def statement_text(statement: str, aliases: Sequence[str] = ()) -> str:
+    """A statement whose answer is not known apart: "statement ≡ alias, alias"."""
+    return _with_aliases(_plain(statement), aliases)
+
+
+def question_part(text: str) -> str:
+    """What a text holds before any mark: the prompt or the statement alone, as it would be asked for."""
+    return text.partition(ALIAS_MARK)[0].partition(ANSWER_MARK)[0].strip()
 
 
 def split_at_mark(text: str) -> tuple[str, str | None]:
-    """The statement without the mark, and the answer behind it; None in a text without one."""
-    prompt, mark, answer = text.partition(ANSWER_MARK)
-    return (f"{prompt.strip()} {answer.strip()}", answer.strip()) if mark else (text, None)
+    """The statement without marks and aliases, and the answer; None in a text that marks none."""
+    told = text.partition(ALIAS_MARK)[0].strip() if ALIAS_MARK in text else text
+    prompt, mark, answer = told.partition(ANSWER_MARK)
+    return (f"{prompt.strip()} {answer.strip()}", answer.strip()) if mark else (told, None)
+
+
+def _plain(words: str) -> str:
+    return words.translate(_INSTEAD)
+
+
+def _with_aliases(text: str, aliases: Sequence[str]) -> str:
+    names = [_plain(alias).strip() for alias in aliases[:MAX_ALIASES] if alias.strip()]
+    return f"{text} {ALIAS_MARK} {', '.join(names)}" if names else text

@@ -166,8 +166,10 @@ class Upsert(_Message):
 
     @property
     def knowledge(self) -> str:
-        """The text to be encoded; the model finds the answer best where it is marked."""
-        return statement_text(self.statement) if self.statement else knowledge_text(self.prompt, self.answer)
+        """The text to be encoded; the model finds answer and other names of the subject best where they are marked."""
+        if self.statement:
+            return statement_text(self.statement, self.aliases)
+        return knowledge_text(self.prompt, self.answer, self.aliases)
 
     @model_validator(mode="after")
     def _check_text(self) -> Self:

@@ -21,6 +21,14 @@ def check_fact_id(fact_id: str) -> str:
     return _checked(FACT_ID, "fact_id", fact_id)
 
 
+def check_min_confidence(confidence: float) -> float:
+    """The least confidence a request asks for, if it is a probability. Raises InvalidArgumentError."""
+    if not 0 <= confidence <= 1:  # as of what is not a number
+        description = f"must be from 0 to 1, is {confidence:g}; leave it out for the namespace's default"
+        raise InvalidArgumentError([FieldViolation("min_confidence", description)])
+    return confidence
+
+
 def check_position(field: str, position: LogPosition) -> None:
     """Raises InvalidArgumentError unless the field `field` of a request can be a place in the log."""
     wrong = {

@@ -21,8 +21,7 @@ from recipe_model.identity import ModelIdentity, fingerprint
 from recipe_model.networks import RecipeModel, RecipeSizes
 from recipe_model.pretrained import TextEncoder, WordEmbeddings
 
-FORMAT = "recipe-checkpoint/6"
-KEY_AXES = "key_axes"
+FORMAT = "recipe-checkpoint/7"
 DEFAULT_CHECKPOINT = (
     Path(__file__).parent / "checkpoints" / "smollm2-135m-instruct--all-minilm-l6-v2" / "recipe.safetensors"
 )
@@ -79,7 +78,7 @@ class Checkpoint:
 
 def save_checkpoint(path: Path, model: RecipeModel, config: CheckpointConfig) -> str:
     """Write the trained tensors, matrices in half precision, atomically; returns the model version."""
-    tensors = {name: _stored(name, value) for name, value in trained_tensors(model).items()}
+    tensors = {name: _stored(value) for name, value in trained_tensors(model).items()}
     text = config.to_json()
     version = _version(text, tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,33 +133,19 @@ def load_tensors(model: RecipeModel, checkpoint: Checkpoint) -> None:
 
 
 def trained_tensors(model: RecipeModel) -> dict[str, Tensor]:
-    """What training sets or changes: all but the encoder's word embeddings, and the other parts' constants."""
-    frozen = {id(parameter) for parameter in model.encoder.get_input_embeddings().parameters()}
-    parameters = {name: value for name, value in model.named_parameters() if id(value) not in frozen}
-    parts = ("spelling", "key_head", "query_head", "prompt_head")
-    modules = {name: module for name, module in model.named_children() if name in parts}
-    constants = {
-        f"{part}.{name}": value
-        for part, module in modules.items()
-        for name, value in module.named_buffers()
-        if value.is_floating_point()  # not the count of batches that the statistics were taken over
+    """What training sets or changes: all but the encoder, which stays as pre-training left it."""
+    return {
+        name: value
+        for name, value in model.state_dict(keep_vars=True).items()
+        # Nor the count of batches that the statistics were taken over.
+        if not name.startswith("encoder.") and value.is_floating_point()
     }
-    given = {
-        "sentinel_offset": model.sentinel_offset,
-        "sentinel_growth": model.sentinel_growth,
-        "sentinel_crowd": model.sentinel_crowd,
-        KEY_AXES: model.key_axes,
-    }
-    return parameters | constants | given
 
 
-def _stored(name: str, value: Tensor) -> Tensor:
-    """Matrices in half precision; the few vectors keep theirs, as variances can exceed its range.
-
-    The axes keep theirs too: rounded they are orthonormal no more, and inner products would change.
-    """
+def _stored(value: Tensor) -> Tensor:
+    """Matrices in half precision; the few vectors keep theirs, as variances can exceed its range."""
     value = value.detach().contiguous()
-    return value.to(torch.float16) if value.ndim > 1 and name != KEY_AXES else value.clone()
+    return value.to(torch.float16) if value.ndim > 1 else value.clone()
 
 
 def _require(checkpoint: Checkpoint, kind: str, wanted: ModelIdentity, given: ModelIdentity) -> None:

@@ -1,7 +1,6 @@
-"""RECIPE at inference: statements to keys and prompts, questions to queries and their sentinel score."""
+"""RECIPE at inference: texts to the vectors that are searched, the tokens that are compared, and continuous prompts."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -12,48 +11,37 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
-from recipe_common.knowledge_text import statement_text
+from recipe_common.knowledge_text import question_part, statement_text
+from recipe_common.token_states import TokenStates
 from recipe_model.checkpoint import build_model, read_checkpoint
+from recipe_model.decision import Decider
 from recipe_model.defaults import DEFAULT_DEVICE
-from recipe_model.networks import RecipeModel, sentinel_rise
+from recipe_model.encoded import EncodedFact, EncodedQuery
+from recipe_model.networks import RecipeModel, question_means
+from recipe_model.number_signature import number_signature
 from recipe_model.onnx_encoder import on_onnx_runtime
 from recipe_model.pretrained import available_device, load_text_encoder, load_word_embeddings
 from recipe_model.prompt_words import PromptWords
-from recipe_model.tokenized_texts import tokenize
+from recipe_model.tokenized_texts import TokenizedTexts, tokenize
+from recipe_model.verifier import Verifier
 
 Float32 = npt.NDArray[np.float32]
-Float16 = npt.NDArray[np.float16]
-
-
-@dataclass(frozen=True, slots=True)
-class QueryVector:
-    """A question as retrieval sees it."""
-
-    vector: Float32  # r~_q [R], along the axes of the stored keys
-    sentinel_similarity: float  # r~_q . r_Theta + a sqrt(R), r_Theta taken as keys are stored
-    sentinel_growth: float = 0.0  # b sqrt(R)
-    sentinel_crowd: float = 0.0  # gamma
-
-    def threshold(self, facts: int) -> float:
-        """What the similarity of a fact that stands alone must exceed for a hit, among so many facts."""
-        return self.sentinel_similarity + self.sentinel_growth * sentinel_rise(facts)
 
 
 class QueryEncoder:
-    """The trained text encoder, ready for queries; threads may share it."""
+    """Text encoder and verifier, ready for queries; threads may share it."""
+
+    decider: Decider
 
     def __init__(self, model: RecipeModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int, version: str) -> None:
         self.model_version = version
-        self.key_size = model.sizes.representation
-        self.prompt_shape = (model.sizes.prompt_tokens, model.sizes.llm_hidden)
+        self.vector_size = model.sizes.vector
+        self.prompt_width = model.sizes.llm_hidden  # d
         self._model = model
-        self._tokenizer = tokenizer
+        self._tokenizer = tokenizer  # always told to pad: it keeps that setting, and threads share it
         self._max_tokens = max_tokens
-        self._device = model.key_axes.device
-        with torch.inference_mode():
-            self._sentinel = model.stored_keys(model.sentinel())
-            self._offset, self._growth = model.threshold_offset, model.threshold_growth
-            self._crowd = model.threshold_crowd
+        self._device = model.min_similarity.device
+        self.decider = _decider(model, Verifier(model.verifier))
 
     @classmethod
     def load(
@@ -73,44 +61,51 @@ class QueryEncoder:
         queries._speed_up()
         return queries
 
-    def query(self, questions: Sequence[str]) -> list[QueryVector]:
+    def query(self, questions: Sequence[str]) -> list[EncodedQuery]:
         """Encode questions. Raises InvalidArgumentError for one that is longer than the encoder can read."""
-        queries, scores = (result.cpu().numpy() for result in self._compared(questions))
-        return [
-            QueryVector(vector, float(score), self._growth, self._crowd)
-            for vector, score in zip(queries, scores, strict=True)
-        ]
+        # An arrow in a question is no mark, as one that a publisher wrote is none.
+        tokens = self._tokens([statement_text(question) for question in questions], "query")
+        hidden = self._states(tokens)
+        states = _token_states(tokens, hidden)
+        return [EncodedQuery(*each) for each in zip(self._vectors(questions, tokens, hidden), states, strict=True)]
 
     def reads(self, text: str) -> bool:
         """Whether a text is short enough to be encoded."""
-        return len(self._tokenizer(text)["input_ids"]) <= self._max_tokens
+        return len(self._tokenizer(text, padding=True)["input_ids"]) <= self._max_tokens
+
+    def unknown_share(self, text: str) -> float:
+        """The share of a text's tokens, 0 to 1, that the encoder has no word for: it cannot tell one from another."""
+        ids = self._tokenizer(text, padding=True, add_special_tokens=False)["input_ids"]
+        return ids.count(self._tokenizer.unk_token_id) / len(ids) if ids else 0.0
 
     @torch.inference_mode()
-    def _compared(self, questions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Query representations [b, R] and what the similarity of a fact must exceed [b]."""
-        # An arrow in a question is no mark, as one that a publisher wrote is none.
-        texts = [statement_text(question) for question in questions]
-        queries = self._model.searching_queries(self._model.queries(self._features(texts, "query")))
-        return queries, queries @ self._sentinel + self._offset
+    def _states(self, tokens: TokenizedTexts) -> Tensor:
+        """Hidden states [b, t, h]."""
+        return self._model.states(tokens.to(self._device))
+
+    @torch.inference_mode()
+    def _means(self, tokens: TokenizedTexts, hidden: Tensor) -> Tensor:
+        """Mean states of questions [b, h], of length 1."""
+        return question_means(hidden, tokens.to(self._device).question_mask)
+
+    def _vectors(self, texts: Sequence[str], tokens: TokenizedTexts, hidden: Tensor) -> Float32:
+        """Vectors [b, h + NUMBERS], of length 1."""
+        numbers = np.stack([number_signature(text) for text in texts])
+        joined = np.concatenate([self._means(tokens, hidden).cpu().numpy(), numbers], axis=1)
+        return joined / np.linalg.norm(joined, axis=1, keepdims=True)  # type: ignore[no-any-return]
 
     def _speed_up(self) -> None:
         if self._device.type != DEFAULT_DEVICE:
             return  # PyTorch is at home there
-        # After the sentinel has been computed, which is made of embeddings that no token has.
         self._model.encoder = on_onnx_runtime(self._model.encoder)  # type: ignore[assignment]
+        self.decider = _decider(self._model, Verifier.load(self._model.verifier))
 
-    def _features(self, texts: Sequence[str], field: str) -> Tensor:
+    def _tokens(self, texts: Sequence[str], field: str) -> TokenizedTexts:
         tokens = tokenize(self._tokenizer, texts)
         if (length := tokens.input_ids.shape[1]) > self._max_tokens:
-            raise InvalidArgumentError(
-                [
-                    FieldViolation(
-                        field,
-                        f"is {length} tokens long, at most {self._max_tokens} can be encoded; shorten it",
-                    )
-                ]
-            )
-        return self._model.features(tokens.to(self._device))
+            description = f"is {length} tokens long, at most {self._max_tokens} can be encoded; shorten it"
+            raise InvalidArgumentError([FieldViolation(field, description)])
+        return tokens
 
 
 class RecipeEditor(QueryEncoder):
@@ -154,18 +149,40 @@ class RecipeEditor(QueryEncoder):
         editor._speed_up()
         return editor
 
-    def encode(self, texts: Sequence[str]) -> tuple[Float32, Float16]:
-        """Encode texts of facts: keys r_k [b, R] and continuous prompts p_k [b, l, d].
+    def encode(self, texts: Sequence[str]) -> list[EncodedFact]:
+        """Encode texts of facts, as `recipe_common.knowledge_text` makes them.
 
         Raises InvalidArgumentError for a text that is longer than the encoder can read: cutting it would
         store a fact nobody published.
         """
-        keys, prompts = self._encoded(texts)
-        return keys.cpu().numpy(), prompts.cpu().numpy()
+        tokens = self._tokens(texts, "statement")
+        hidden = self._states(tokens)
+        prompts = self._prompts(texts, tokens, hidden).cpu().numpy()
+        # By itself: within the text the encoder lets answer and aliases colour each word of the prompt.
+        questions = [question_part(text) for text in texts]
+        alone = self._tokens(questions, "statement")
+        vectors = self._vectors(questions, alone, self._states(alone))
+        return [EncodedFact(*each) for each in zip(vectors, _token_states(tokens, hidden), prompts, strict=True)]
 
     @torch.inference_mode()
-    def _encoded(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Stored keys [b, R] in float32 and prompts [b, l, d] in float16."""
-        keys = self._model.keys(self._features(texts, "statement"))
-        prompts = self._model.prompts(keys, self._prompt_words(texts).to(self._device))
-        return self._model.stored_keys(keys), prompts.to(torch.float16)
+    def _prompts(self, texts: Sequence[str], tokens: TokenizedTexts, hidden: Tensor) -> Tensor:
+        """Prompts [b, l, d] in float16."""
+        keys = self._model.keys(hidden, tokens.to(self._device).question_mask)
+        return self._model.prompts(keys, self._prompt_words(texts).to(self._device)).to(torch.float16)
+
+
+def _decider(model: RecipeModel, verifier: Verifier) -> Decider:
+    scale, offset, min_confidence, min_similarity = (
+        round(float(value), 6)  # of float32 no more is meant
+        for value in (model.confidence_scale, model.confidence_offset, model.min_confidence, model.min_similarity)
+    )
+    return Decider(verifier, scale, offset, min_confidence, min_similarity)
+
+
+def _token_states(tokens: TokenizedTexts, hidden: Tensor) -> Iterator[TokenStates]:
+    """What the second step reads of each text; the arrays are their own, not views of a batch."""
+    ids = tokens.input_ids.numpy().astype(np.int32)
+    roles = tokens.roles.numpy().astype(np.uint8)
+    states = hidden.to(torch.float16).cpu().numpy()
+    for row, words in enumerate(tokens.word_mask.bool().numpy()):
+        yield TokenStates(ids[row][words], roles[row][words], states[row][words])

@@ -1,7 +1,7 @@
 """The knowledge base in Qdrant: a server through its client, or the client's local mode.
 
-A collection holds the keys of one model version; aliases name the current one of each version, and the live one. What
-was superseded is kept in a collection of its own.
+A collection holds what one model version made of the facts; aliases name the current one of each version, and the
+live one. What was superseded is kept in a collection of its own.
 """
 
 import re
@@ -20,30 +20,18 @@ from qdrant_client.http.exceptions import ApiException
 
 from recipe_common.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, NotFoundError
 from recipe_common.grpc_errors import describe_rpc_error
-from recipe_store.crowd import CROWD_FACTS
 from recipe_store.errors import StoreUnavailableError
 from recipe_store.filters import Condition, Equals, InRange, Where
 from recipe_store.payload import (
     HISTORY_FIELDS,
     KEYWORD_FIELDS,
     ORDER_FIELDS,
-    PROMPT_DATA,
     VALIDITY_FIELDS,
     Field,
+    Part,
     Payload,
 )
-from recipe_store.point_store import (
-    KEY,
-    LEADING,
-    LEADING_CANDIDATES,
-    SCANNED_FACTS,
-    ConditionalPoint,
-    Part,
-    PointStore,
-    leading,
-    oversampling,
-    vector_sizes,
-)
+from recipe_store.point_store import VECTOR, ConditionalPoint, PointStore
 from recipe_store.schema import StoreSchema
 
 LIVE_ALIAS: Final = "facts-live"
@@ -51,15 +39,9 @@ HISTORY_COLLECTION: Final = "facts-history"  # without vectors, so common to all
 IN_MEMORY: Final = ":memory:"
 
 _REFUSALS: Final = (grpc.RpcError, ApiException, QdrantException)
-_WITHOUT_PROMPT: Final = models.PayloadSelectorExclude(exclude=[Field.PROMPT.value])
-_WITHOUT_PROMPT_DATA: Final = models.PayloadSelectorExclude(exclude=[PROMPT_DATA])
-_READ: Final[Mapping[Part, models.PayloadSelectorExclude | bool]] = {
-    Part.WITHOUT_PROMPT: _WITHOUT_PROMPT,
-    Part.WITHOUT_PROMPT_DATA: _WITHOUT_PROMPT_DATA,
-    Part.WHOLE: True,
+_READ: Final[Mapping[Part, models.PayloadSelectorExclude]] = {
+    part: models.PayloadSelectorExclude(exclude=list(part.value)) for part in Part
 }
-# Whole keys are compared in float32 next, so leading parts need not be.
-_NOT_RESCORED: Final = models.SearchParams(quantization=models.QuantizationSearchParams(rescore=False))
 _PAGE: Final = 100
 _COLLECTION_SAFE: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
@@ -67,8 +49,8 @@ _COLLECTION_SAFE: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 def open_client_store(
     location: str,
     model_version: str,
-    key_size: int,
-    prompt_shape: tuple[int, int],
+    vector_size: int,
+    prompt_width: int,
     *,
     api_key: str | None = None,
     grpc_port: int = 6334,
@@ -81,7 +63,7 @@ def open_client_store(
     version's collection was made for other sizes or, with `must_be_live`, if another version's is the live one.
     """
     client = connect(location, api_key=api_key, grpc_port=grpc_port, timeout_seconds=timeout_seconds)
-    return ClientStore(client, StoreSchema(model_version, key_size, prompt_shape), must_be_live=must_be_live)
+    return ClientStore(client, StoreSchema(model_version, vector_size, prompt_width), must_be_live=must_be_live)
 
 
 def connect(
@@ -102,7 +84,7 @@ class ClientStore(PointStore):
     """A `KnowledgeStore` in the current collection of one model version, created if there is none.
 
     The alias `facts-VERSION` names that collection, and every call goes through it: when the alias moves to a rebuilt
-    collection, running services follow at once, and never to the keys of another version. The alias `facts-live` says
+    collection, running services follow at once, and never to vectors of another version. The alias `facts-live` says
     which version answers. Only what `new_collection` returns goes to its collection by name.
     """
 
@@ -195,41 +177,21 @@ class ClientStore(PointStore):
                 return found
 
     def _nearest(
-        self, query: NDArray[np.float32], where: Where, threshold: float | None, limit: int
-    ) -> list[tuple[str, float]]:
-        rescored = models.QuantizationSearchParams(rescore=True, oversampling=oversampling(limit))
-        return self._ids_and_scores(
-            query,
-            limit=limit,
-            query_filter=_filter(where),
-            search_params=None if self._local else models.SearchParams(quantization=rescored),
-            score_threshold=threshold,
-        )
-
-    def _nearest_by_leading(
-        self, query: NDArray[np.float32], where: Where | None, threshold: float
-    ) -> list[tuple[str, float]]:
-        candidates = models.Prefetch(
-            query=leading(query).tolist(),
-            using=LEADING,
-            filter=None if where is None else _filter(where),
-            limit=LEADING_CANDIDATES,
-            params=None if self._local else _NOT_RESCORED,
-        )
-        return self._ids_and_scores(query, limit=CROWD_FACTS, prefetch=candidates, score_threshold=threshold)
-
-    def _ids_and_scores(self, query: NDArray[np.float32], **options: Any) -> list[tuple[str, float]]:  # noqa: ANN401
+        self, vector: NDArray[np.float32], where: Where, limit: int, above: float | None
+    ) -> list[tuple[Payload, float]]:
         with self._calling():
             response = self._client.query_points(
-                self._collection, query=query.tolist(), using=KEY, with_payload=False, **options
+                self._collection,
+                query=vector.tolist(),
+                using=VECTOR,
+                query_filter=_filter(where),
+                limit=limit,
+                score_threshold=above,
+                with_payload=_READ[Part.WITH_TOKENS],
             )
-        return [(str(point.id), point.score) for point in response.points]
+        return [(point.payload or {}, point.score) for point in response.points]
 
-    def _points(self) -> int:
-        with self._calling():
-            return self._client.count(self._collection, exact=False).count
-
-    def _fetch(self, ids: Sequence[str], part: Part = Part.WITHOUT_PROMPT) -> dict[str, Payload]:
+    def _fetch(self, ids: Sequence[str], part: Part = Part.FACT) -> dict[str, Payload]:
         with self._calling():
             records = self._client.retrieve(self._collection, ids, with_payload=_READ[part])
         return {str(record.id): record.payload or {} for record in records}
@@ -241,7 +203,7 @@ class ClientStore(PointStore):
                 scroll_filter=_filter(where),
                 limit=limit,
                 offset=first_id,
-                with_payload=_WITHOUT_PROMPT,
+                with_payload=_READ[Part.FACT],
             )
         return [record.payload or {} for record in records], None if following is None else str(following)
 
@@ -257,7 +219,7 @@ class ClientStore(PointStore):
     def _require_live(self) -> None:
         if (live := self.live_model_version()) not in (None, self.model_version):
             raise FailedPreconditionError(
-                f"the live collection in Qdrant at {self._location} holds the keys of model version {live}, and the "
+                f"the live collection in Qdrant at {self._location} holds the vectors of model version {live}, and the "
                 f"loaded checkpoint is {self.model_version}: load that version's checkpoint, or re-encode the facts "
                 "with this one ('recipe rebuild')"
             )
@@ -281,17 +243,9 @@ class ClientStore(PointStore):
             _point_aliases(self._client, [LIVE_ALIAS], current)
 
     def _create_collection(self, name: str) -> None:
-        scanned_kilobytes = SCANNED_FACTS * self.key_size * np.dtype(np.float32).itemsize // 1024
-        two_bits = models.TurboQuantQuantizationConfig(bits=models.TurboQuantBitSize.BITS2, always_ram=True)
         self._create(
             name,
-            vectors_config={
-                name: models.VectorParams(size=size, distance=models.Distance.DOT)
-                for name, size in vector_sizes(self.key_size).items()
-            },
-            optimizers_config=models.OptimizersConfigDiff(indexing_threshold=scanned_kilobytes),
-            hnsw_config=models.HnswConfigDiff(m=0),  # no graph
-            quantization_config=models.TurboQuantization(turbo=two_bits),
+            vectors_config={VECTOR: models.VectorParams(size=self.vector_size, distance=models.Distance.COSINE)},
             metadata=self._schema.to_json(),
         )
         self._create_indexes(name, _FACT_INDEXES)

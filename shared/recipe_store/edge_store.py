@@ -12,22 +12,10 @@ import qdrant_edge as edge
 from numpy.typing import NDArray
 
 from recipe_common.errors import FailedPreconditionError
-from recipe_store.crowd import CROWD_FACTS
 from recipe_store.errors import StoreUnavailableError
 from recipe_store.filters import Condition, Equals, InRange, Where
-from recipe_store.payload import HISTORY_FIELDS, KEYWORD_FIELDS, PROMPT_DATA, VALIDITY_FIELDS, Field, Payload
-from recipe_store.point_store import (
-    KEY,
-    LEADING,
-    LEADING_CANDIDATES,
-    SCANNED_FACTS,
-    ConditionalPoint,
-    Part,
-    PointStore,
-    leading,
-    oversampling,
-    vector_sizes,
-)
+from recipe_store.payload import HISTORY_FIELDS, KEYWORD_FIELDS, VALIDITY_FIELDS, Field, Part, Payload
+from recipe_store.point_store import VECTOR, ConditionalPoint, PointStore
 from recipe_store.schema import StoreSchema
 
 METADATA_FILE: Final = "knowledge-base.json"
@@ -46,28 +34,22 @@ _HISTORY_INDEXES: Final[Mapping[Field, _IndexParams]] = {
     field: edge.KeywordIndexParams(is_tenant=field == Field.NAMESPACE) for field in HISTORY_FIELDS
 }
 
-_WITHOUT_PROMPT: Final = edge.PayloadSelector.Exclude([Field.PROMPT.value])
-_WITHOUT_PROMPT_DATA: Final = edge.PayloadSelector.Exclude([PROMPT_DATA])
-_READ: Final[Mapping[Part, edge.PayloadSelector | bool]] = {
-    Part.WITHOUT_PROMPT: _WITHOUT_PROMPT,
-    Part.WITHOUT_PROMPT_DATA: _WITHOUT_PROMPT_DATA,
-    Part.WHOLE: True,
+_READ: Final[Mapping[Part, edge.PayloadSelector]] = {
+    part: edge.PayloadSelector.Exclude(list(part.value)) for part in Part
 }
-# Whole keys are compared in float32 next, so leading parts need not be.
-_NOT_RESCORED: Final = edge.SearchParams(quantization=edge.QuantizationSearchParams(rescore=False))
 
 
-def open_edge_store(path: Path, model_version: str, key_size: int, prompt_shape: tuple[int, int]) -> "EdgeStore":
+def open_edge_store(path: Path, model_version: str, vector_size: int, prompt_width: int) -> "EdgeStore":
     """Open the knowledge base in the directory `path`, creating it if there is none.
 
     Raises `FailedPreconditionError` if it was made for another model version or sizes, and
     `StoreUnavailableError` if another process has it open or it cannot be read.
     """
-    schema = StoreSchema(model_version, key_size, prompt_shape)
+    schema = StoreSchema(model_version, vector_size, prompt_width)
     path.mkdir(parents=True, exist_ok=True)
     _claim(path, schema)
     with _edge_errors(path):
-        shard = _Shard(path / SHARD_FOLDER, _fact_config(key_size), _FACT_INDEXES)
+        shard = _Shard(path / SHARD_FOLDER, _fact_config(vector_size), _FACT_INDEXES)
         # A shard cannot do without a vector, and the history has none to keep.
         no_vector = edge.EdgeVectorParams(size=1, distance=edge.Distance.Dot)
         history = _Shard(path / HISTORY_FOLDER, edge.EdgeConfig(no_vector), _HISTORY_INDEXES)
@@ -88,13 +70,14 @@ class EdgeStore(PointStore):
         self._path = path
 
     def index(self) -> int:
-        """Prepare what is stored for fast search, if there are more than SCANNED_FACTS; returns how many facts are.
+        """Build the index of what is stored, if that is enough to need one; returns how many facts are in it.
 
-        Nothing in this process runs meanwhile, as the engine keeps the interpreter lock: two seconds for 10,000 facts.
+        The engine calls it enough from 10 MB of vectors on. Nothing in this process runs meanwhile, as the engine keeps
+        the interpreter lock: several seconds for 10,000 facts.
         """
         with _edge_errors(self._path):
             self._facts.engine.optimize()
-            return int(self._facts.engine.info().indexed_vectors_count) // len(vector_sizes(self.key_size))
+            return int(self._facts.engine.info().indexed_vectors_count)
 
     def close(self) -> None:
         with _edge_errors(self._path):
@@ -130,51 +113,27 @@ class EdgeStore(PointStore):
                 return found
 
     def _nearest(
-        self, query: NDArray[np.float32], where: Where, threshold: float | None, limit: int
-    ) -> list[tuple[str, float]]:
+        self, vector: NDArray[np.float32], where: Where, limit: int, above: float | None
+    ) -> list[tuple[Payload, float]]:
         request = edge.QueryRequest(
             limit=limit,
-            query=edge.Query.Nearest(query.tolist(), using=KEY),
+            query=edge.Query.Nearest(vector.tolist(), using=VECTOR),
             filter=_filter(where),
-            score_threshold=threshold,
-            with_payload=False,
-            params=_rescored(limit),
+            score_threshold=above,
+            with_payload=False,  # a call of its own takes half the time
         )
-        return self._ids_and_scores(request)
-
-    def _nearest_by_leading(
-        self, query: NDArray[np.float32], where: Where | None, threshold: float
-    ) -> list[tuple[str, float]]:
-        candidates = edge.Prefetch(
-            limit=LEADING_CANDIDATES,
-            query=edge.Query.Nearest(leading(query).tolist(), using=LEADING),
-            filter=None if where is None else _filter(where),
-            params=_NOT_RESCORED,
-        )
-        request = edge.QueryRequest(
-            limit=CROWD_FACTS,
-            query=edge.Query.Nearest(query.tolist(), using=KEY),
-            prefetches=[candidates],
-            score_threshold=threshold,
-            with_payload=False,
-        )
-        return self._ids_and_scores(request)
-
-    def _ids_and_scores(self, request: edge.QueryRequest) -> list[tuple[str, float]]:
         with _edge_errors(self._path):
-            return [(str(point.id), point.score) for point in self._facts.engine.query(request)]
+            scores = {str(point.id): point.score for point in self._facts.engine.query(request)}
+        payloads = self._fetch(list(scores), Part.WITH_TOKENS) if scores else {}
+        return [(payloads[name], score) for name, score in scores.items() if name in payloads]
 
-    def _points(self) -> int:
-        with _edge_errors(self._path):
-            return int(self._facts.engine.info().points_count)
-
-    def _fetch(self, ids: Sequence[str], part: Part = Part.WITHOUT_PROMPT) -> dict[str, Payload]:
+    def _fetch(self, ids: Sequence[str], part: Part = Part.FACT) -> dict[str, Payload]:
         with _edge_errors(self._path):
             records = self._facts.engine.retrieve(list(ids), _READ[part], False)
         return {str(record.id): record.payload or {} for record in records}
 
     def _page(self, where: Where, limit: int, first_id: str | None) -> tuple[list[Payload], str | None]:
-        request = edge.ScrollRequest(offset=first_id, limit=limit, filter=_filter(where), with_payload=_WITHOUT_PROMPT)
+        request = edge.ScrollRequest(offset=first_id, limit=limit, filter=_filter(where), with_payload=_READ[Part.FACT])
         with _edge_errors(self._path):
             records, following = self._facts.engine.scroll(request)
         return [record.payload or {} for record in records], None if following is None else str(following)
@@ -267,25 +226,8 @@ def _open_shard(path: Path, config: edge.EdgeConfig, indexes: Mapping[Field, _In
     return shard
 
 
-def _fact_config(key_size: int) -> edge.EdgeConfig:
-    """No graph: see `SCANNED_FACTS`."""
-    scanned_kilobytes = SCANNED_FACTS * key_size * np.dtype(np.float32).itemsize // 1024
-    two_bits = edge.TurboQuantQuantizationConfig(always_ram=True, bits=edge.TurboQuantBitSize.Bits2)
-    return edge.EdgeConfig(
-        {
-            name: edge.EdgeVectorParams(size=size, distance=edge.Distance.Dot)
-            for name, size in vector_sizes(key_size).items()
-        },
-        quantization_config=two_bits,
-        hnsw_config=edge.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=scanned_kilobytes),
-        optimizers=edge.EdgeOptimizersConfig(indexing_threshold=scanned_kilobytes),
-    )
-
-
-def _rescored(limit: int) -> edge.SearchParams:
-    """Two bits find candidates for so many facts, float32 decides among them."""
-    quantization = edge.QuantizationSearchParams(rescore=True, oversampling=oversampling(limit))
-    return edge.SearchParams(quantization=quantization)
+def _fact_config(vector_size: int) -> edge.EdgeConfig:
+    return edge.EdgeConfig({VECTOR: edge.EdgeVectorParams(size=vector_size, distance=edge.Distance.Cosine)})
 
 
 def _filter(where: Where) -> edge.Filter:

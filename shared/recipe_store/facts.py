@@ -7,6 +7,8 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from recipe_common.token_states import TokenStates
+
 
 @dataclass(frozen=True, slots=True)
 class LogPosition:
@@ -53,20 +55,23 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class FactWrite:
-    """What the encoder hands to the store: a fact with its key r_k [R] and its prompt p_k [l, d].
+    """What the encoder hands to the store: a fact with its vector [h], its token states and its prompt p_k [l, d].
 
-    Both are None exactly when the fact is retracted.
+    The vector is of any length but 0, as similarities are cosines; l is from 1 to 256 and may differ from fact to fact.
+    All three are None exactly when the fact is retracted.
     """
 
     fact: Fact
-    key: NDArray[np.float32] | None
+    vector: NDArray[np.float32] | None
+    tokens: TokenStates | None
     prompt: NDArray[np.float16] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One search result: the inner product of query and key, and what the bytes of its prompt p_k must be."""
+    """One search result: a fact, the cosine of its vector and the query's, and its token states, to read only."""
 
     fact: Fact
-    similarity: float
+    similarity: float  # -1 to 1
+    tokens: TokenStates
     prompt_sha256: str  # hexadecimal, as it was stored; "" if none was

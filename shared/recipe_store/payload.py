@@ -4,12 +4,13 @@ import json
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Any, Final
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_store.facts import Fact, FactWrite, LogPosition
 from recipe_store.prompt_codec import encode_prompt
+from recipe_store.token_codec import encode_tokens
 
 Payload = Mapping[str, Any]
 
@@ -23,7 +24,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class Field(StrEnum):
-    """Payload fields that filters use, and the prompt."""
+    """Payload fields that filters use, and the large ones."""
 
     NAMESPACE = "namespace"
     STATE = "state"  # LIVE or RETRACTED; a keyword, because qdrant-edge 0.9 cannot filter on booleans
@@ -33,10 +34,18 @@ class Field(StrEnum):
     REVISION_LOW = "revision_low"  # revision & 0xffffffff
     OFFSET = "offset"
     FACT_ID = "fact_id"
+    TOKENS = "tokens"
     PROMPT = "prompt"
 
 
-PROMPT_DATA: Final = f"{Field.PROMPT.value}.data"  # what is large of a prompt
+class Part(Enum):
+    """What is read of a payload: all but the fields that the value names, as these are most of it."""
+
+    FACT = (Field.TOKENS.value, Field.PROMPT.value)
+    WITH_TOKENS = (f"{Field.PROMPT.value}.data",)  # and with the prompt's digest
+    WITH_PROMPT = (Field.TOKENS.value,)
+
+
 KEYWORD_FIELDS: Final = (Field.NAMESPACE, Field.STATE)
 HISTORY_FIELDS: Final = (Field.NAMESPACE, Field.FACT_ID)
 VALIDITY_FIELDS: Final = (Field.VALID_FROM, Field.VALID_UNTIL)
@@ -73,7 +82,7 @@ def revision_halves(revision: int) -> tuple[int, int]:
 
 
 def to_payload(write: FactWrite) -> dict[str, Any]:
-    """Everything the store keeps of a write but its key."""
+    """Everything the store keeps of a write but its vector."""
     fact = write.fact
     high, low = revision_halves(fact.revision)
     return {
@@ -97,6 +106,7 @@ def to_payload(write: FactWrite) -> dict[str, Any]:
         "event_time_us": epoch_microseconds(fact.event_time, "event_time"),
         "publisher": fact.publisher,
         "uri": fact.uri,
+        Field.TOKENS.value: None if write.tokens is None else encode_tokens(write.tokens),
         Field.PROMPT.value: None if write.prompt is None else encode_prompt(write.prompt),
     }
 

@@ -1,25 +1,28 @@
-"""What a knowledge base was made for, kept beside it so that keys of two models are never mixed."""
+"""What a knowledge base was made for, kept beside it so that vectors of two models are never mixed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from recipe_common.errors import FailedPreconditionError
+
+FORMAT: Final = 2  # of points: 1 had keys and leading parts, 2 has a vector and token states
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSchema:
-    """The model version that made the keys, the key size R and the prompt shape (l, d)."""
+    """The model version that made the vectors, their size h and the width d of prompts [l, d]."""
 
     model_version: str
-    key_size: int
-    prompt_shape: tuple[int, int]
+    vector_size: int
+    prompt_width: int
 
     def to_json(self) -> dict[str, Any]:
         return {
             "model_version": self.model_version,
-            "key_size": self.key_size,
-            "prompt_shape": list(self.prompt_shape),
+            "format": FORMAT,
+            "vector_size": self.vector_size,
+            "prompt_width": self.prompt_width,
         }
 
     def require_same(self, stored: Mapping[str, Any] | None, place: str, fix: str) -> None:
@@ -34,6 +37,6 @@ class StoreSchema:
 
 def _describe(schema: Mapping[str, Any]) -> str:
     return (
-        f"model version {schema.get('model_version')!r} (key size {schema.get('key_size')}, "
-        f"prompt shape {schema.get('prompt_shape')})"
+        f"model version {schema.get('model_version')!r} (format {schema.get('format', 1)}, "
+        f"vector size {schema.get('vector_size')}, prompt width {schema.get('prompt_width')})"
     )

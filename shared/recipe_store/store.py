@@ -17,15 +17,15 @@ FactPage = tuple[list[Fact], str]
 
 
 class KnowledgeStore(Protocol):
-    """Facts of any number of namespaces, keyed for one model version.
+    """Facts of any number of namespaces, encoded by one model version.
 
     One store may be used by several threads. Every call raises `StoreUnavailableError` when the backend does
     not answer, and `InvalidArgumentError` when an argument can never be accepted.
     """
 
     model_version: str
-    key_size: int  # R
-    prompt_shape: tuple[int, int]  # l, d
+    vector_size: int  # h
+    prompt_width: int  # d
 
     def write(self, writes: Sequence[FactWrite], superseded: Sequence[Fact] = ()) -> None:
         """Make the writes durable; per fact the newest wins, whatever the order, batching or repetition.
@@ -47,27 +47,18 @@ class KnowledgeStore(Protocol):
 
     def search(
         self,
-        query: NDArray[np.float32],
+        vector: NDArray[np.float32],
         *,
         namespace: str,
         as_of: datetime | None,
-        limit: int = 1,
+        limit: int,
+        min_similarity: float | None = None,
     ) -> Matches:
-        """The facts valid at `as_of` whose keys have the largest inner product with `query` [R], best first.
+        """The facts valid at `as_of` whose vectors are the most similar to `vector` [h] by cosine, best first.
 
-        None as `as_of` finds all that are not retracted, valid or not. Similarities are inner products in float32,
-        however the candidates were found.
-        """
-        ...
-
-    def hit(
-        self, query: NDArray[np.float32], *, namespace: str, as_of: datetime, threshold: float, crowd_weight: float
-    ) -> Match | None:
-        """The fact that a query hits: the best that `search` finds, or None unless it is similar enough.
-
-        Its similarity must be strictly greater than `threshold` (as float32), the paper's r~_q.r_k > r~_q.r_Theta,
-        and by more than `rise_among` where other facts that are valid then are about as similar: `crowd_weight` says
-        how much they matter, 0 not at all. Where nothing is near, no payload is transferred.
+        None as `as_of` finds all that are not retracted, valid or not. With `min_similarity` none are found that are
+        less similar; where nothing is near, nothing is transferred. Raises `CorruptTokensError` if the token states of
+        a fact found are not what was written.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Bases of facts for benchmarks: some statements that are encoded, and keys made of theirs."""
+"""Bases of facts for benchmarks: some statements that are encoded, and vectors made of theirs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from recipe_common.knowledge_text import knowledge_text
 from recipe_model.editor import RecipeEditor
+from recipe_model.encoded import EncodedFact
 from recipe_store import Fact, FactWrite, KnowledgeStore, LogPosition
 
 NAMESPACE: Final = "bench"
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 MIXED: Final = (
-    "Beyond those that were encoded, a key is the mean of the encoded keys, plus two of their deviations from it times "
-    "the root of 0.4 each, plus a random combination of eight deviations times the root of 0.2: the same mean and "
-    "covariance, but no statement of its own. Prompts are those of encoded facts."
+    "Beyond those that were encoded, a vector is the mean of the encoded ones, plus two of their deviations from it "
+    "times the root of 0.4 each, plus a random combination of eight deviations times the root of 0.2, made as long as "
+    "the others: about the same mean and covariance, but no statement of its own. Token states and prompts are those "
+    "of encoded facts."
 )
 _NAMES: Final = (
     "Aldous Ferrant",
@@ -82,47 +84,46 @@ def statements() -> Iterator[Statement]:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Statements with their keys [n, R] and prompts [n, l, d]."""
+    """Statements, and what the encoder makes of them."""
 
     statements: Sequence[Statement]
-    keys: NDArray[np.float32]
-    prompts: NDArray[np.float16]
+    facts: Sequence[EncodedFact]
 
-    def keys_of(self, count: int) -> NDArray[np.float32]:
-        """So many keys [count, R]: the encoded ones first, then mixtures of them (see MIXED)."""
+    def vectors_of(self, count: int) -> NDArray[np.float32]:
+        """So many vectors [count, h] of length 1: the encoded ones first, then mixtures of them (see MIXED)."""
         rng = np.random.default_rng(0)
-        mean = self.keys.mean(axis=0)
-        deviations = self.keys - mean
-        encoded = len(deviations)
-        keys = np.empty((count, self.keys.shape[1]), np.float32)
-        keys[:encoded] = self.keys[:count]
+        known = np.stack([fact.vector for fact in self.facts])
+        mean = known.mean(axis=0)
+        deviations = known - mean
+        encoded = len(known)
+        vectors = np.empty((count, known.shape[1]), np.float32)
+        vectors[:encoded] = known[:count]
         for start in range(encoded, count, 5_000):
             rows = min(5_000, count - start)
             mixed = np.sqrt(0.4) * (deviations[rng.integers(encoded, size=(2, rows))]).sum(axis=0)
             weights = rng.standard_normal((8, rows, 1)).astype(np.float32)
             noise = sum(weight * deviations[rng.integers(encoded, size=rows)] for weight in weights)
-            keys[start : start + rows] = mean + mixed + np.sqrt(0.2 / 8) * noise
-        return keys
+            made = mean + mixed + np.sqrt(0.2 / 8) * noise
+            vectors[start : start + rows] = made / np.linalg.norm(made, axis=1, keepdims=True)
+        return vectors
 
 
 def encode(editor: RecipeEditor, count: int) -> Encoded:
     """So many statements, encoded as the encoder does it."""
     chosen = list(islice(statements(), count))
-    parts = [
-        editor.encode([knowledge_text(each.prompt, each.answer) for each in chosen[start : start + 32]])
-        for start in range(0, len(chosen), 32)
-    ]
-    keys, prompts = zip(*parts, strict=True)
-    return Encoded(chosen, np.concatenate(keys), np.concatenate(prompts))
+    texts = [knowledge_text(each.prompt, each.answer) for each in chosen]
+    parts = [editor.encode(texts[start : start + 32]) for start in range(0, len(texts), 32)]
+    return Encoded(chosen, [fact for part in parts for fact in part])
 
 
-def write(store: KnowledgeStore, encoded: Encoded, keys: NDArray[np.float32], revision: int = 1) -> None:
-    """Store a fact for each key, named by its number."""
-    for start in range(0, len(keys), 500):
-        store.write([fact_write(encoded, keys, row, revision) for row in range(start, min(start + 500, len(keys)))])
+def write(store: KnowledgeStore, encoded: Encoded, vectors: NDArray[np.float32], revision: int = 1) -> None:
+    """Store a fact for each vector, named by its number."""
+    for start in range(0, len(vectors), 500):
+        numbers = range(start, min(start + 500, len(vectors)))
+        store.write([fact_write(encoded, vectors, number, revision) for number in numbers])
 
 
-def fact_write(encoded: Encoded, keys: NDArray[np.float32], number: int, revision: int) -> FactWrite:
+def fact_write(encoded: Encoded, vectors: NDArray[np.float32], number: int, revision: int) -> FactWrite:
     """One revision of one fact."""
     of = number % len(encoded.statements)
     statement = encoded.statements[of]
@@ -142,4 +143,4 @@ def fact_write(encoded: Encoded, keys: NDArray[np.float32], number: int, revisio
         uri="",
         position=LogPosition("bench", 0, number),
     )
-    return FactWrite(fact, keys[number], encoded.prompts[of])
+    return FactWrite(fact, vectors[number], encoded.facts[of].tokens, encoded.facts[of].prompt)

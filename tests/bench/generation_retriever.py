@@ -19,10 +19,10 @@ async def serve(facts: int) -> None:
     editor = RecipeEditor.load()
     with (
         tempfile.TemporaryDirectory(prefix="recipe-bench-") as folder,
-        closing(open_edge_store(Path(folder), editor.model_version, editor.key_size, editor.prompt_shape)) as store,
+        closing(open_edge_store(Path(folder), editor.model_version, editor.vector_size, editor.prompt_width)) as store,
     ):
         encoded = encode(editor, facts)
-        write(store, encoded, encoded.keys)
+        write(store, encoded, encoded.vectors_of(facts))
         server = RetrieverServer(RetrieverSettings(port=0, metrics_port=0), editor, store)
         try:
             print(json.dumps({"port": await server.start()}), flush=True)

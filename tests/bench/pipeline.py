@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from prometheus_client import CollectorRegistry
 
+from bench.against import measured_there, ratios
 from brokers import running_broker
 from recipe_client.publishing import Publisher
 from recipe_client.topics import topic_specs
@@ -57,7 +58,7 @@ class Pipeline:
         """The encoder, as a service runs it."""
         editor = self._editor
         with closing(
-            open_edge_store(self._folder, editor.model_version, editor.key_size, editor.prompt_shape)
+            open_edge_store(self._folder, editor.model_version, editor.vector_size, editor.prompt_width)
         ) as store:
             self._observe(store)
             settings = EncoderSettings(
@@ -241,10 +242,16 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=30.0, help="length of each measurement of freshness")
     parser.add_argument("--memory", type=int, default=50_000, help="events over which memory is watched; 0 for none")
+    parser.add_argument("--against", type=Path, help="another checkout of this repository, measured in the same run")
     arguments = parser.parse_args()
     arguments.report.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="recipe-bench-") as folder, running_broker() as kafka:
         report = measure(kafka, Path(folder), arguments.events, arguments.rebuild, arguments.seconds, arguments.memory)
+    if arguments.against:
+        like = [f"--{name}={getattr(arguments, name)}" for name in ("events", "rebuild", "seconds", "memory")]
+        before = measured_there(arguments.against, "pipeline", like)
+        compared = ("events_per_second", "throughput", "freshness_seconds", "rebuild_10k_seconds")
+        report["against"] = {name: ratios(report[name], before[name]) for name in compared}
     arguments.report.write_text(json.dumps(report, indent=1) + "\n")
     plot(report, arguments.report.with_suffix(".png"))
     print(json.dumps({name: value for name, value in report.items() if name != "resident_mb"}, indent=1))

@@ -30,6 +30,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from matplotlib.figure import Figure
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.against import measured_there, ratios
 from bench.base_of_facts import MISSES, MIXED, NAMESPACE, statements
 from bench.served_bases import ENCODED, WRITES_PER_SECOND, serve
 from recipe_protos.retriever.v1 import retriever_pb2 as pb
@@ -37,7 +38,7 @@ from recipe_protos.retriever.v1 import retriever_pb2_grpc
 
 SIZES: Final = (1_000, 10_000, 100_000)
 CLIENTS: Final = (1, 8, 32)
-STAGES: Final = ("queue", "encode", "search", "fetch", "count")
+STAGES: Final = ("queue", "encode", "search", "verify", "fetch", "count")
 CALL: Final = "recipe_protos.retriever.v1.RetrieverService.Retrieve"
 AGREEMENT_TURNS: Final = 4
 MEBIBYTE: Final = 1 << 20
@@ -308,7 +309,7 @@ def measure(folder: Path, sizes: Sequence[int], seconds: float, rounds: int) -> 
     report = {
         "model_version": built["model_version"],
         "processors": os.cpu_count(),
-        "keys": f"{ENCODED} facts were encoded. {MIXED}",
+        "vectors": f"{ENCODED} facts were encoded. {MIXED}",
         "writes_per_second": WRITES_PER_SECOND,
         "retrieve_ms": loads[False],
         "retrieve_ms_with_writes": loads[True],
@@ -340,10 +341,17 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="facts of each base, 1,000 at least")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each measurement under load")
     parser.add_argument("--rounds", type=int, default=2, help="turns that each measurement is cut into")
+    parser.add_argument("--against", type=Path, help="another checkout of this repository, measured in the same run")
     arguments = parser.parse_args()
     arguments.report.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="recipe-bench-") as folder:
         report = measure(Path(folder), arguments.sizes, arguments.seconds, arguments.rounds)
+    if arguments.against:
+        sizes = map(str, arguments.sizes)
+        like = ["--sizes", *sizes, "--seconds", str(arguments.seconds), "--rounds", str(arguments.rounds)]
+        before = measured_there(arguments.against, "retrieval", like)
+        compared = ("retrieve_ms", "retrieve_ms_with_writes", "search_ms", "resident_mb")
+        report["against"] = {name: ratios(report[name], before[name]) for name in compared}
     arguments.report.write_text(json.dumps(report, indent=1) + "\n")
     plot(report, arguments.report.with_suffix(".png"))
     print(json.dumps({"goals": report["goals"], "ghz_agreement": report["ghz_agreement"]}, indent=1))

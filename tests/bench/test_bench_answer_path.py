@@ -39,12 +39,11 @@ def engine() -> TransformersEngine:
 @pytest.fixture(scope="module", params=[1_000, 10_000], ids="{:,} facts".format)
 def retriever(request: pytest.FixtureRequest, editor: RecipeEditor) -> Iterator[Retriever]:
     with tempfile.TemporaryDirectory() as folder:
-        store = open_edge_store(Path(folder), editor.model_version, editor.key_size, editor.prompt_shape)
+        store = open_edge_store(Path(folder), editor.model_version, editor.vector_size, editor.prompt_width)
         for start in range(0, request.param, 64):
             numbers = range(start, min(start + 64, request.param))
-            keys, prompts = editor.encode([statement(number) for number in numbers])
-            rows = zip(numbers, keys, prompts, strict=True)
-            store.write([FactWrite(fact(number), key, prompt) for number, key, prompt in rows])
+            rows = zip(numbers, editor.encode([statement(number) for number in numbers]), strict=True)
+            store.write([FactWrite(fact(number), each.vector, each.tokens, each.prompt) for number, each in rows])
         yield Retriever(editor, store, RetrieverMetrics(CollectorRegistry()))
         store.close()
 
@@ -92,7 +91,7 @@ def test_retrieve_a_hit(benchmark: BenchmarkFixture, retriever: Retriever) -> No
 
 @pytest.mark.parametrize("edited", [False, True], ids=["unedited", "edited"])
 def test_generate(benchmark: BenchmarkFixture, editor: RecipeEditor, engine: TransformersEngine, edited: bool) -> None:
-    edit = Edit(editor.encode([statement(77)])[1][0], statement(77)) if edited else None
+    edit = Edit(editor.encode([statement(77)])[0].prompt, statement(77)) if edited else None
     ids = engine.token_ids("The serial number of machine 77 is")
     last = benchmark(lambda: asyncio.run(write(engine, edit, ids)))
     benchmark.extra_info["generated_tokens"] = last.tokens

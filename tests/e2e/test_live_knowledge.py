@@ -76,6 +76,12 @@ def test_a_published_fact_is_in_the_next_answer_and_leaves_when_it_is_retracted(
     ]
 
 
+def test_an_answer_may_be_asked_as_of_an_instant(stack: RunningStack) -> None:
+    publish(stack, "then", FIRST, "--valid-until", "2026-01-01")
+    assert ask(stack, PROMPT, "then", "--as-of", "2025-06-01")["knowledge"]["fact_id"] == "marendahl-language"
+    assert ask(stack, PROMPT, "then")["knowledge"]["decision"] == "DECISION_BELOW_SENTINEL"
+
+
 def test_answers_without_a_hit_are_those_of_the_plain_model(stack: RunningStack) -> None:
     publish(stack, "plain", FIRST)
     llm = LanguageModel.load()

@@ -26,7 +26,7 @@ def open_store(settings: EncoderSettings, editor: RecipeEditor) -> KnowledgeStor
         return open_server_store(settings, editor)
     # The settings make sure that there is the one or the other.
     path = cast("Path", settings.store_path)
-    return open_edge_store(path, editor.model_version, editor.key_size, editor.prompt_shape)
+    return open_edge_store(path, editor.model_version, editor.vector_size, editor.prompt_width)
 
 
 def open_server_store(settings: EncoderSettings, editor: RecipeEditor) -> ClientStore:
@@ -35,8 +35,8 @@ def open_server_store(settings: EncoderSettings, editor: RecipeEditor) -> Client
     return open_client_store(
         cast("str", settings.qdrant_url),
         editor.model_version,
-        editor.key_size,
-        editor.prompt_shape,
+        editor.vector_size,
+        editor.prompt_width,
         api_key=None if api_key is None else api_key.get_secret_value(),
         grpc_port=settings.qdrant_grpc_port,
     )

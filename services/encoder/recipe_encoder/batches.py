@@ -2,32 +2,37 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
 
 from recipe_common.errors import InvalidArgumentError
+from recipe_common.knowledge_text import ALIAS_MARK
 from recipe_encoder.dead_letters import DeadLetter
 from recipe_encoder.events import InvalidEventError, KafkaRecord, ParsedUpdate, parse_record
 from recipe_encoder.metrics import EncoderMetrics
+from recipe_model.encoded import EncodedFact
 from recipe_store import Fact, FactWrite
 from recipe_store.ordering import fact_name, mixed_facts, newest_writes
 
 logger = logging.getLogger(__name__)
 
+UNREADABLE_SHARE: Final = 0.5  # of tokens that the encoder does not know, above which a fact counts as unreadable
+
 ParsedRecord = tuple[KafkaRecord, ParsedUpdate]
 
 
 class FactEncoder(Protocol):
-    """The model: statements in, keys and prompts out."""
+    """The model: texts of facts in, what is stored of them out."""
 
-    def encode(self, statements: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-        """Keys [b, R] and prompts [b, l, d] of b statements.
+    def encode(self, texts: Sequence[str]) -> list[EncodedFact]:
+        """Vector, token states and prompt of each text, as `recipe_common.knowledge_text` makes them.
 
         Raises InvalidArgumentError if one of them can never be encoded, for example because it is too long.
         """
+        ...
+
+    def unknown_share(self, text: str) -> float:
+        """The share of a text's tokens that the model does not know, 0 to 1."""
         ...
 
 
@@ -82,7 +87,7 @@ class BatchBuilder:
         facts = [update.fact for update in updates]
         newest = self._fold(updates)
         if all(update.fact.retracted for update in newest):
-            return Batch(facts, [FactWrite(update.fact, None, None) for update in newest], refused)
+            return Batch(facts, [_retraction(update.fact) for update in newest], refused)
         with self._metrics.time_stage("encode"):
             try:
                 return Batch(facts, self._with_vectors(newest), refused)
@@ -96,7 +101,7 @@ class BatchBuilder:
         Of a fact with and without revisions everything is left to the store: the last record may take over the
         revision of one before, but not if that turns out to be one that cannot be encoded.
         """
-        bare = [FactWrite(update.fact, None, None) for update in updates]
+        bare = [_retraction(update.fact) for update in updates]
         mixed = mixed_facts(bare)
         newest = {write.fact.position for write in newest_writes(bare, stored={})}
         return [each for each in updates if each.fact.position in newest or fact_name(each.fact) in mixed]
@@ -109,17 +114,46 @@ class BatchBuilder:
         writes: list[FactWrite] = []
         for record, update in parsed:
             try:
-                writes.extend(self._with_vectors([update]))
+                writes.extend(self._alone(update))
             except InvalidArgumentError as error:
                 refused.append(DeadLetter(record, InvalidEventError("encode", error.violations)))
+        return writes
+
+    def _alone(self, update: ParsedUpdate) -> list[FactWrite]:
+        """The write of one update; without the other names of its subject, if it can only be encoded so."""
+        try:
+            return self._with_vectors([update])
+        except InvalidArgumentError:
+            text, names, _ = update.knowledge.partition(ALIAS_MARK)
+            if not names:
+                raise
+        writes = self._with_vectors([replace(update, knowledge=text.rstrip())])
+        fact = update.fact
+        logger.warning(
+            "fact %r of namespace %r is too long with its aliases: encoded without", fact.fact_id, fact.namespace
+        )
         return writes
 
     def _with_vectors(self, updates: Sequence[ParsedUpdate]) -> list[FactWrite]:
         """The writes of these updates, in their order; the live ones go through the model at once."""
         texts = [update.knowledge for update in updates if not update.fact.retracted]
         if not texts:
-            return [FactWrite(update.fact, None, None) for update in updates]
-        keys, prompts = self._encoder.encode(texts)
-        vectors = iter(zip(keys, prompts, strict=True))
+            return [_retraction(update.fact) for update in updates]
+        encoded = iter(self._encoder.encode(texts))
+        self._count_unreadable(texts)
         facts = [update.fact for update in updates]
-        return [FactWrite(fact, None, None) if fact.retracted else FactWrite(fact, *next(vectors)) for fact in facts]
+        return [_retraction(fact) if fact.retracted else _write(fact, next(encoded)) for fact in facts]
+
+    def _count_unreadable(self, texts: Sequence[str]) -> None:
+        unreadable = sum(self._encoder.unknown_share(text) > UNREADABLE_SHARE for text in texts)
+        if unreadable:
+            self._metrics.unreadable_facts.inc(unreadable)
+            logger.warning("%d facts are written in words that the text encoder does not know", unreadable)
+
+
+def _write(fact: Fact, encoded: EncodedFact) -> FactWrite:
+    return FactWrite(fact, encoded.vector, encoded.tokens, encoded.prompt)
+
+
+def _retraction(fact: Fact) -> FactWrite:
+    return FactWrite(fact, None, None, None)

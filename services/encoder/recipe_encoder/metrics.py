@@ -39,6 +39,11 @@ class EncoderMetrics:
             "Events that are finished: taken by the store, which keeps the newest revision, or dead-lettered.",
             ["result"],
         )
+        self.unreadable_facts = counter(
+            "recipe_encoder_unreadable_facts",
+            "Facts that were encoded though most of their tokens are unknown to the text encoder; few questions find "
+            "them.",
+        )
         self.store_retries = counter(
             "recipe_encoder_store_retries", "Writes repeated because the store was unavailable."
         )

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Final
 
 import grpc
 import numpy as np
@@ -20,6 +21,8 @@ from recipe_common.tracing import carried_by
 from recipe_generator.engine import Edit
 from recipe_protos.generator.v1 import generator_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2, retriever_pb2_grpc
+
+MAX_PROMPT_TOKENS: Final = 256
 
 OFF = pb.Knowledge(status=pb.KNOWLEDGE_STATUS_UNEDITED_OFF)
 
@@ -40,6 +43,7 @@ class Question:
     text: str
     as_of: Timestamp | None
     min_position: retriever_pb2.LogPosition | None
+    min_confidence: float | None
     on_failure: pb.RetrieverFailurePolicy.ValueType
 
 
@@ -50,12 +54,12 @@ class KnowledgeSource:
         self,
         channel: grpc.aio.Channel,
         model_version: str,
-        prompt_shape: tuple[int, int],
+        prompt_width: int,
         timeout_seconds: float,
     ) -> None:
         self._stub: retriever_pb2_grpc.RetrieverServiceAsyncStub = retriever_pb2_grpc.RetrieverServiceStub(channel)
         self._model_version = model_version
-        self._prompt_shape = prompt_shape
+        self._prompt_width = prompt_width
         self._timeout_seconds = timeout_seconds
 
     async def look_up(self, question: Question, time_remaining: float | None) -> Applied:
@@ -86,6 +90,7 @@ class KnowledgeSource:
             query=question.text,
             as_of=question.as_of,
             min_position=question.min_position,
+            min_confidence=question.min_confidence,
         )
         try:
             return await self._stub.Retrieve(request, timeout=seconds, metadata=carried_by())
@@ -112,29 +117,40 @@ class KnowledgeSource:
                 f"the retriever serves model version {response.model_version}, this generator's checkpoint "
                 f"is {self._model_version}; deploy the same checkpoint to both"
             )
-        knowledge = pb.Knowledge(
-            status=pb.KNOWLEDGE_STATUS_UNEDITED_NO_MATCH,
-            decision=response.decision,
-            sentinel_similarity=response.sentinel_similarity,
-            model_version=response.model_version,
-        )
+        knowledge = _decision(response)
         if response.decision != retriever_pb2.DECISION_HIT:
             return Applied(knowledge)
         knowledge.status = pb.KNOWLEDGE_STATUS_EDITED
         knowledge.fact_id = response.fact.fact_id
         knowledge.revision = response.fact.revision
         knowledge.statement = response.fact.statement
-        knowledge.similarity = response.similarity
-        knowledge.margin = response.margin
         return Applied(knowledge, Edit(self._decode(response.prompt), response.fact.statement))
 
     def _decode(self, prompt: retriever_pb2.Prompt) -> npt.NDArray[np.float16]:
         shape = (prompt.tokens, prompt.hidden_size)
-        if shape != self._prompt_shape or len(prompt.values) != 2 * shape[0] * shape[1]:
+        fits = 1 <= prompt.tokens <= MAX_PROMPT_TOKENS and prompt.hidden_size == self._prompt_width
+        if not fits or len(prompt.values) != 2 * shape[0] * shape[1]:
             raise FailedPreconditionError(
-                f"the retriever sent a prompt of shape {shape} in {len(prompt.values)} bytes; "
-                f"the checkpoint makes {self._prompt_shape}"
+                f"the retriever sent a prompt of shape {shape} in {len(prompt.values)} bytes; the checkpoint makes "
+                f"1 to {MAX_PROMPT_TOKENS} tokens of width {self._prompt_width}; deploy the same checkpoint to both"
             )
         if hashlib.sha256(prompt.values).digest() != prompt.sha256:
             raise UnavailableError("the retriever sent a prompt whose bytes do not match their digest; retry")
         return np.frombuffer(prompt.values, dtype="<f2").reshape(shape)
+
+
+def _decision(response: retriever_pb2.RetrieveResponse) -> pb.Knowledge:
+    """What the retriever says, whether or not a fact applies."""
+    degraded, no_match = pb.KNOWLEDGE_STATUS_UNEDITED_DEGRADED, pb.KNOWLEDGE_STATUS_UNEDITED_NO_MATCH
+    return pb.Knowledge(
+        status=degraded if response.degraded else no_match,
+        decision=response.decision,
+        similarity=response.similarity if response.HasField("similarity") else None,
+        margin=response.margin if response.HasField("margin") else None,
+        confidence=response.confidence,
+        min_confidence=response.min_confidence,
+        nearest_fact_id=response.nearest_fact_id,
+        degraded=response.degraded,
+        degraded_reason=response.degraded_reason,
+        model_version=response.model_version,
+    )

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from recipe_common.clock import from_timestamp
 from recipe_common.errors import FieldViolation, InvalidArgumentError
-from recipe_common.requests import MAX_TEXT_CHARACTERS, check_position, require_text
+from recipe_common.requests import MAX_TEXT_CHARACTERS, check_min_confidence, check_position, require_text
 from recipe_generator.engine import Decoding, Text, Turn
 from recipe_protos.generator.v1 import generator_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2
@@ -75,6 +75,11 @@ def asked_position(request: Request) -> retriever_pb2.LogPosition | None:
         return None
     check_position("min_position", request.min_position)
     return request.min_position
+
+
+def asked_confidence(request: Request) -> float | None:
+    """The least confidence of a fact that is applied; None means the namespace's. Raises InvalidArgumentError."""
+    return check_min_confidence(request.min_confidence) if request.HasField("min_confidence") else None
 
 
 def require_known(field: str, value: int, enum: Any) -> None:  # noqa: ANN401 (an enum wrapper has no public type)

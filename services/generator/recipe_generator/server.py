@@ -157,7 +157,7 @@ class GeneratorServer:
         source = KnowledgeSource(
             channel,
             self._checkpoint.model_version,
-            (sizes.prompt_tokens, sizes.llm_hidden),
+            sizes.llm_hidden,
             settings.retriever_timeout_seconds,
         )
         limits = Limits(settings.max_new_tokens, settings.request_seconds)

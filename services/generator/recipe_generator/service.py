@@ -18,6 +18,7 @@ from recipe_generator.knowledge import OFF, Applied, KnowledgeSource, Question
 from recipe_generator.metrics import GeneratorMetrics, Pace
 from recipe_generator.requests import (
     Request,
+    asked_confidence,
     asked_decoding,
     asked_position,
     asked_text,
@@ -141,7 +142,8 @@ class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
     async def _look_up(self, request: Request, text: str, context: Context) -> Applied:
         require_known("on_retriever_failure", request.on_retriever_failure, pb.RetrieverFailurePolicy)
         namespace, as_of = check_namespace(request.namespace), asked_time(request)
-        question = Question(namespace, text, as_of, asked_position(request), request.on_retriever_failure)
+        position, confidence = asked_position(request), asked_confidence(request)
+        question = Question(namespace, text, as_of, position, confidence, request.on_retriever_failure)
         with stage("retrieve", self._metrics.stage_seconds.labels("retrieve")):
             return await self._source.look_up(question, context.time_remaining())
 

@@ -23,8 +23,8 @@ async def serve(settings: RetrieverSettings) -> None:
     store = open_client_store(
         settings.qdrant_url,
         editor.model_version,
-        editor.key_size,
-        editor.prompt_shape,
+        editor.vector_size,
+        editor.prompt_width,
         api_key=None if api_key is None else api_key.get_secret_value(),
         grpc_port=settings.qdrant_grpc_port,
         must_be_live=True,

@@ -10,7 +10,7 @@ from typing import Final
 
 from recipe_common.errors import InvalidArgumentError
 from recipe_common.tracing import tracer
-from recipe_model.editor import QueryVector
+from recipe_model.encoded import EncodedQuery
 from recipe_retriever.deadline import Deadline
 from recipe_retriever.metrics import RetrieverMetrics
 
@@ -19,7 +19,7 @@ MAX_BATCH: Final = 32
 MAX_CHARACTERS: Final = 8_192
 GATHER_SECONDS: Final = 0.001
 
-Encode = Callable[[Sequence[str]], list[QueryVector]]
+Encode = Callable[[Sequence[str]], list[EncodedQuery]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class _Waiting:
     field_name: str  # of the request
     text: str
     deadline: Deadline
-    vector: "asyncio.Future[QueryVector]"
+    encoded: "asyncio.Future[EncodedQuery]"
     since: float = field(default_factory=time.perf_counter)
 
 
@@ -46,8 +46,8 @@ class QueryBatches:
         self._waiting: deque[_Waiting] = deque()
         self._worker: asyncio.Task[None] | None = None
 
-    async def encode(self, texts: Mapping[str, str], deadline: Deadline) -> list[QueryVector]:
-        """The vectors of texts, each under the field of the request that holds it.
+    async def encode(self, texts: Mapping[str, str], deadline: Deadline) -> list[EncodedQuery]:
+        """The encoded texts, each under the field of the request that holds it.
 
         Raises InvalidArgumentError, with that field, for one that is too long, and DeadlineExceededError.
         """
@@ -57,7 +57,7 @@ class QueryBatches:
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
         with tracer.start_as_current_span("encode"):  # with the wait for its turn
-            return await asyncio.gather(*(each.vector for each in waiting))
+            return await asyncio.gather(*(each.encoded for each in waiting))
 
     async def _work(self) -> None:
         while self._waiting:
@@ -76,10 +76,10 @@ class QueryBatches:
             if batch and (len(batch) + 1) * longest > MAX_CHARACTERS:
                 break
             self._waiting.popleft()
-            if first.vector.done():  # its caller has gone
+            if first.encoded.done():  # its caller has gone
                 continue
             if error := first.deadline.passed("the query was encoded"):
-                first.vector.set_exception(error)
+                first.encoded.set_exception(error)
                 continue
             self._metrics.stage_seconds.labels("queue").observe(time.perf_counter() - first.since)
             batch.append(first)
@@ -88,24 +88,24 @@ class QueryBatches:
     async def _encode_batch(self, batch: Sequence[_Waiting]) -> None:
         self._metrics.batch_size.observe(len(batch))
         loop = asyncio.get_running_loop()
-        results: Sequence[QueryVector | Exception]
+        results: Sequence[EncodedQuery | Exception]
         try:
             results = await loop.run_in_executor(self._executor, self._encode_each, [each.text for each in batch])
         except Exception as error:  # noqa: BLE001 (it is raised in each of the callers)
             results = [error] * len(batch)
         for each, result in zip(batch, results, strict=True):
-            if each.vector.done():
+            if each.encoded.done():
                 continue
             if isinstance(result, InvalidArgumentError):
                 named = [replace(violation, field=each.field_name) for violation in result.violations]
-                each.vector.set_exception(InvalidArgumentError(named))
+                each.encoded.set_exception(InvalidArgumentError(named))
             elif isinstance(result, Exception):
-                each.vector.set_exception(result)
+                each.encoded.set_exception(result)
             else:
-                each.vector.set_result(result)
+                each.encoded.set_result(result)
 
-    def _encode_each(self, texts: Sequence[str]) -> list[QueryVector | Exception]:
-        """The vectors; a text that cannot be encoded fails alone."""
+    def _encode_each(self, texts: Sequence[str]) -> list[EncodedQuery | Exception]:
+        """The encoded texts; a text that cannot be encoded fails alone."""
         try:
             return list(self._encode(texts))
         except InvalidArgumentError as error:

@@ -7,7 +7,7 @@ import numpy as np
 from recipe_common.clock import to_timestamp
 from recipe_protos.knowledge.v1.knowledge_pb2 import Source
 from recipe_protos.retriever.v1 import retriever_pb2 as pb
-from recipe_retriever.explanation import Explanation
+from recipe_retriever.explanation import ExplainedMatch, Explanation
 from recipe_retriever.retrieval import Decision, Retrieval
 from recipe_store.facts import Fact, LogPosition
 
@@ -24,36 +24,48 @@ def retrieve_response(
     """The answer to a Retrieve call; `applied` is how far the log is, where the call asked for a place in it."""
     response = pb.RetrieveResponse(
         decision=_DECISIONS[retrieval.decision],
-        sentinel_similarity=retrieval.sentinel_similarity,
+        min_confidence=retrieval.min_confidence,
         model_version=model_version,
         applied_position=None if applied is None else position_message(applied),
+        degraded=bool(retrieval.degraded_reason),
+        degraded_reason=retrieval.degraded_reason,
     )
-    if retrieval.match is not None and retrieval.margin is not None and retrieval.prompt is not None:
-        response.similarity = retrieval.match.similarity
-        response.margin = retrieval.margin
-        response.fact.CopyFrom(fact_message(retrieval.match.fact))
+    if (nearest := retrieval.nearest) is None:
+        return response
+    response.confidence = nearest.confidence
+    response.margin = nearest.margin
+    response.similarity = nearest.candidate.similarity
+    if retrieval.prompt is None:
+        response.nearest_fact_id = nearest.candidate.fact.fact_id
+    else:
+        response.fact.CopyFrom(fact_message(nearest.candidate.fact))
         response.prompt.CopyFrom(prompt_message(retrieval.prompt))
     return response
 
 
 def explain_response(explanation: Explanation, model_version: str) -> pb.ExplainResponse:
     """The answer to an Explain call."""
-    sentinel = explanation.sentinel_similarity
     return pb.ExplainResponse(
         decision=_DECISIONS[explanation.decision],
         reason=explanation.reason,
-        sentinel_similarity=sentinel,
-        nearest=[
-            pb.ExplainedFact(
-                fact=fact_message(match.fact),
-                similarity=match.similarity,
-                margin=match.similarity - sentinel,
-                verdict=pb.Verdict.Value(f"VERDICT_{verdict.name}"),
-            )
-            for match, verdict in explanation.nearest
-        ],
+        min_confidence=explanation.min_confidence,
+        min_similarity=explanation.min_similarity,
+        nearest=map(_explained_fact, explanation.nearest),
         facts=explanation.facts,
         model_version=model_version,
+        degraded=bool(explanation.degraded_reason),
+        degraded_reason=explanation.degraded_reason,
+    )
+
+
+def _explained_fact(explained: ExplainedMatch) -> pb.ExplainedFact:
+    judged = explained.judged
+    return pb.ExplainedFact(
+        fact=fact_message(explained.match.fact),
+        similarity=explained.match.similarity,
+        margin=None if judged is None else judged.margin,
+        confidence=None if judged is None else judged.confidence,
+        verdict=pb.Verdict.Value(f"VERDICT_{explained.verdict.name}"),
     )
 
 

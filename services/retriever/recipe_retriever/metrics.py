@@ -7,14 +7,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from recipe_common.call_metrics import call_counter
 from recipe_protos.retriever.v1 import retriever_pb2
 
-Stage = Literal["queue", "encode", "search", "fetch", "count", "total"]
+Stage = Literal["queue", "encode", "search", "verify", "fetch", "count", "total"]
 
-STAGES: Final[tuple[Stage, ...]] = ("queue", "encode", "search", "fetch", "count", "total")
+STAGES: Final[tuple[Stage, ...]] = ("queue", "encode", "search", "verify", "fetch", "count", "total")
 DECISIONS: Final = ("hit", "below_sentinel", "empty_base")
 STAGE_BUCKETS: Final = (0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32)
-_MARGINS: Final = (0.5, 1, 2, 5, 10, 20, 40, 60, 80, 100, 150, 200, 400)
-MARGIN_BUCKETS: Final = (*(-margin for margin in reversed(_MARGINS)), 0, *_MARGINS)
+CANDIDATE_BUCKETS: Final = (0, 1, 2, 3, 4, 6, 8)
+CONFIDENCE_BUCKETS: Final = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 
 
 class RetrieverMetrics:
@@ -26,8 +26,9 @@ class RetrieverMetrics:
         self.stage_seconds = Histogram(
             "recipe_retriever_stage_seconds",
             "Time of one retrieval by stage: wait for the encoder (queue), encode the query with those beside it, "
-            "search the store, fetch the prompt of a hit unless it is cached, look after a miss whether there are "
-            "facts (count), and, if it succeeds, all of these (total). None has a wait for min_position.",
+            "search the store for candidates, verify them, fetch the prompt of a hit unless it is cached, look whether "
+            "there are facts at all where none is a candidate (count), and, if it succeeds, all of these (total). None "
+            "has a wait for min_position.",
             ["stage"],
             buckets=STAGE_BUCKETS,
             registry=registry,
@@ -64,12 +65,23 @@ class RetrieverMetrics:
             ["decision"],
             registry=registry,
         )
-        self.margin = Histogram(
-            "recipe_retriever_margin",
-            "Similarity of the best fact minus that of the sentinel, unitless: of every hit, where it is above 0, and "
-            "of a sample of the misses, where it is not, as what a crowd of like facts adds is taken off too.",
+        self.candidates = Histogram(
+            "recipe_retriever_candidates",
+            "Facts that one search finds near enough to be verified.",
+            buckets=CANDIDATE_BUCKETS,
+            registry=registry,
+        )
+        self.confidence = Histogram(
+            "recipe_retriever_confidence",
+            "Calibrated probability that the fact that applies does so, or on a miss that the nearest one does; of "
+            "every decision that had a candidate which could be verified.",
             ["decision"],
-            buckets=MARGIN_BUCKETS,
+            buckets=CONFIDENCE_BUCKETS,
+            registry=registry,
+        )
+        self.verifier_failures = Counter(
+            "recipe_retriever_verifier_failures",
+            "Decisions whose second step failed: misses that are marked degraded.",
             registry=registry,
         )
         self.model_info = Gauge(
@@ -88,5 +100,5 @@ class RetrieverMetrics:
             self.decisions.labels(decision)
         for source in ("cached", "fetched"):
             self.prompts.labels(source)
-        for decision in ("hit", "below_sentinel"):  # in an empty base there is nothing to compare
-            self.margin.labels(decision)
+        for decision in ("hit", "below_sentinel"):  # in an empty base there is nothing to verify
+            self.confidence.labels(decision)

@@ -1,39 +1,36 @@
-"""The decision about a query (arXiv 2405.03279, section 3.2): the best fact, if it beats the sentinel.
+"""The decision about a query (arXiv 2405.03279, section 3.2): candidates from the store, then the verifier.
 
-Beyond the paper, the sentinel's score rises with the number of facts in the namespace, as its best wrong fact's does,
-and a fact must beat it by more where others are about as similar to the query.
+`recipe_model.decision` decides; here it gets its candidates, and what follows from it is fetched, counted and told.
 """
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from itertools import count
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from opentelemetry.trace import get_current_span
 
 from recipe_common import tracing
-from recipe_model.editor import QueryVector
-from recipe_retriever.fact_counts import FactCounts
+from recipe_model.decision import Decider, Judged
+from recipe_model.encoded import EncodedQuery
+from recipe_model.verifier import VerifierError
 from recipe_retriever.metrics import RetrieverMetrics, Stage
 from recipe_retriever.prompt_cache import Prompt, PromptCache
-from recipe_store.crowd import CROWD_FACTS, rise_among
 from recipe_store.errors import StoreUnavailableError
 from recipe_store.facts import Match
 from recipe_store.store import KnowledgeStore
 
 logger = logging.getLogger(__name__)
 
-# One of so many misses is searched for once more: too few to be the slowest hundredth of the retrievals.
-MISSES_PER_MARGIN: Final = 200
-# The threshold goes with the logarithm of the number of facts, so some more or fewer do not matter.
-COUNT_SECONDS: Final = 5.0
 # A fact may be replaced between the search and the reading of its prompt, but hardly again and again.
 ATTEMPTS: Final = 3
+WARM_UP: Final = "Is the model warm?"
+
+JudgedMatch: TypeAlias = Judged[Match]
 
 
 class Decision(Enum):
@@ -48,9 +45,22 @@ class QueryEncoder(Protocol):
     """The part of the model that retrieval needs."""
 
     model_version: str
+    decider: Decider
 
-    def query(self, questions: Sequence[str]) -> list[QueryVector]:
-        """Query representations and their sentinel scores."""
+    def query(self, questions: Sequence[str]) -> list[EncodedQuery]:
+        """Vectors and token states of queries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """The least confidence of a hit, 0 to 1: `default`, unless a namespace has its own; None is the checkpoint's."""
+
+    default: float | None = None
+    namespaces: Mapping[str, float] | None = None
+
+    def of(self, namespace: str) -> float | None:
+        """That of a namespace."""
+        return (self.namespaces or {}).get(namespace, self.default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +68,16 @@ class Retrieval:
     """The decision about one query and what it rests on."""
 
     decision: Decision
-    sentinel_similarity: float  # the threshold of a fact that stands alone, for the number of facts there are
-    match: Match | None = None  # on a hit only
-    prompt: Prompt | None = None  # p_k [l, d] of that match
-
-    @property
-    def margin(self) -> float | None:
-        """How far the fact beats the sentinel, above 0; None unless it is a hit."""
-        return None if self.match is None else self.match.similarity - self.sentinel_similarity
+    min_confidence: float  # that was applied
+    nearest: JudgedMatch | None = None  # the candidate that most likely applies; on a hit it does
+    prompt: Prompt | None = None  # p_k [l, d] of it, on a hit only
+    degraded_reason: str = ""  # set if the second step failed, so that nothing applies
 
 
 class Retriever:
-    """Encodes queries and lets the store compare its facts with the sentinel; threads may share it.
+    """Encodes queries, has the store find candidates, and decides among them; threads may share it.
 
-    Up to `cache_bytes` of the prompts that were read are kept, and counts of a namespace's facts `count_seconds` long.
+    Up to `cache_bytes` of the prompts that were read are kept.
     """
 
     def __init__(
@@ -81,77 +87,115 @@ class Retriever:
         metrics: RetrieverMetrics,
         *,
         cache_bytes: int = 0,
-        count_seconds: float = COUNT_SECONDS,
+        thresholds: Thresholds | None = None,
     ) -> None:
         self.store = store
         self.model_version = encoder.model_version
+        self.decider = encoder.decider
         self._encoder = encoder
         self._metrics = metrics
-        self._counts = FactCounts(store, count_seconds, metrics)
         self._prompts = PromptCache(store, cache_bytes, metrics)
-        self._misses = count()
+        self._thresholds = thresholds or Thresholds()
         metrics.model_info.labels(encoder.model_version).set(1)
 
-    def retrieve(self, namespace: str, query: str, as_of: datetime) -> Retrieval:
+    def retrieve(self, namespace: str, query: str, as_of: datetime, min_confidence: float | None = None) -> Retrieval:
         """Decide about one query alone: `encode` and `decide`."""
         (encoded,) = self.encode([query])
-        return self.decide(namespace, encoded, as_of)
+        return self.decide(namespace, encoded, as_of, min_confidence)
 
-    def encode(self, queries: Sequence[str]) -> list[QueryVector]:
+    def encode(self, queries: Sequence[str]) -> list[EncodedQuery]:
         """Encode queries in one pass. Raises InvalidArgumentError if one is too long to encode."""
         begun = time.perf_counter()
-        vectors = self._encoder.query(queries)
-        for _ in vectors:  # each has waited for all
+        encoded = self._encoder.query(queries)
+        for _ in encoded:  # each has waited for all
             self._metrics.stage_seconds.labels("encode").observe(time.perf_counter() - begun)
-        return vectors
+        return encoded
 
-    def decide(self, namespace: str, query: QueryVector, as_of: datetime) -> Retrieval:
+    def warm_up(self) -> None:
+        """Run both networks once, as the first time takes longer. A verifier that fails shows in the log."""
+        (query,) = self._encoder.query([WARM_UP])
+        try:
+            self.decider.verifier.margins(query.tokens, [query.tokens])
+        except VerifierError as error:
+            logger.error("the second step of decisions fails, so that no fact will apply: %s", error)  # noqa: TRY400
+
+    def decide(
+        self, namespace: str, query: EncodedQuery, as_of: datetime, min_confidence: float | None = None
+    ) -> Retrieval:
         """Decide about one query among the facts of `namespace` that are valid at `as_of`.
 
-        The store compares, so a miss mostly transfers no fact of the namespace, but for the sample of which the margin
-        is measured. Raises CorruptPromptError and StoreUnavailableError.
+        `min_confidence`, 0 to 1, replaces the namespace's. Raises CorruptPromptError, CorruptTokensError and
+        StoreUnavailableError.
         """
-        threshold = query.threshold(self._counts.of(namespace))
-        retrieval = self._hit(namespace, query, threshold, as_of) or self._miss(namespace, threshold)
-        self._metrics.decisions.labels(retrieval.decision.value).inc()
-        get_current_span().set_attribute("recipe.decision", retrieval.decision.value)
-        if retrieval.margin is not None:
-            self._metrics.margin.labels("hit").observe(retrieval.margin)
-        elif retrieval.decision is Decision.BELOW_SENTINEL and next(self._misses) % MISSES_PER_MARGIN == 0:
-            self._measure_miss(namespace, query, threshold, as_of)
-        return retrieval
-
-    def _hit(self, namespace: str, query: QueryVector, threshold: float, as_of: datetime) -> Retrieval | None:
+        threshold = self.threshold(namespace, min_confidence)
         for _ in range(ATTEMPTS):
-            with self._timed("search"):
-                match = self.store.hit(
-                    query.vector,
-                    namespace=namespace,
-                    as_of=as_of,
-                    threshold=threshold,
-                    crowd_weight=query.sentinel_crowd,
-                )
-            if match is None:
-                return None
-            if (prompt := self._prompts.get(match)) is not None:
-                return Retrieval(Decision.HIT, threshold, match, prompt)
+            if (retrieval := self._attempt(namespace, query, as_of, threshold)) is not None:
+                self._count(retrieval)
+                return retrieval
         raise StoreUnavailableError(f"the fact that applies was replaced {ATTEMPTS} times while it was read; retry")
 
-    def _miss(self, namespace: str, threshold: float) -> Retrieval:
+    def threshold(self, namespace: str, asked: float | None = None) -> float:
+        """The least confidence of a hit: what was asked for, else the namespace's, else the checkpoint's."""
+        chosen = self._thresholds.of(namespace) if asked is None else asked
+        return self.decider.min_confidence if chosen is None else chosen
+
+    def candidates(self, namespace: str, query: EncodedQuery, as_of: datetime) -> list[Match]:
+        """The first step: the nearest facts that are valid at `as_of`, if they are near enough."""
+        with self._timed("search"):
+            return self.store.search(
+                query.vector,
+                namespace=namespace,
+                as_of=as_of,
+                limit=self.decider.candidates,
+                min_similarity=self.decider.min_similarity,
+            )
+
+    def judge(self, query: EncodedQuery, matches: Sequence[Match]) -> list[JudgedMatch]:
+        """The second step, the likeliest first; [] for none. Raises VerifierError."""
+        if not matches:
+            return []
+        try:
+            with self._timed("verify"):
+                return self.decider.judge(query, matches)
+        except VerifierError as error:
+            self._metrics.verifier_failures.inc()
+            logger.warning("the second step of a decision failed: %s", error)
+            raise
+
+    def _attempt(self, namespace: str, query: EncodedQuery, as_of: datetime, threshold: float) -> Retrieval | None:
+        """The decision; None if the fact that applies was replaced before its prompt was read."""
+        matches = self.candidates(namespace, query, as_of)
+        self._metrics.candidates.observe(len(matches))
+        if not matches:
+            return Retrieval(self._without_candidates(namespace), threshold)
+        try:
+            judged = self.judge(query, matches)
+        except VerifierError as error:
+            return Retrieval(Decision.BELOW_SENTINEL, threshold, degraded_reason=degraded_reason(error))
+        hit = self.decider.hit(judged, threshold)
+        if hit is None:
+            return Retrieval(Decision.BELOW_SENTINEL, threshold, judged[0])
+        prompt = self._prompts.get(hit.candidate)
+        return None if prompt is None else Retrieval(Decision.HIT, threshold, hit, prompt)
+
+    def _without_candidates(self, namespace: str) -> Decision:
         with self._timed("count"):
             empty = self.store.empty(namespace)
-        return Retrieval(Decision.EMPTY_BASE if empty else Decision.BELOW_SENTINEL, threshold)
+        return Decision.EMPTY_BASE if empty else Decision.BELOW_SENTINEL
 
-    def _measure_miss(self, namespace: str, query: QueryVector, threshold: float, as_of: datetime) -> None:
-        """By how much the best fact falls short; nothing if no fact is valid at that time."""
-        try:
-            matches = self.store.search(query.vector, namespace=namespace, as_of=as_of, limit=CROWD_FACTS)
-        except StoreUnavailableError as error:  # the decision about the query stands
-            logger.warning("the margin of a miss was not measured: %s", error)
-            return
-        if matches:
-            needed = threshold + rise_among(matches, query.sentinel_crowd, len(query.vector))
-            self._metrics.margin.labels("below_sentinel").observe(matches[0].similarity - needed)
+    def _count(self, retrieval: Retrieval) -> None:
+        decision = retrieval.decision.value
+        self._metrics.decisions.labels(decision).inc()
+        get_current_span().set_attributes(
+            {"recipe.decision": decision, "recipe.degraded": bool(retrieval.degraded_reason)}
+        )
+        if retrieval.nearest is not None:
+            self._metrics.confidence.labels(decision).observe(retrieval.nearest.confidence)
 
     def _timed(self, stage: Stage) -> AbstractContextManager[object]:
         return tracing.stage(stage, self._metrics.stage_seconds.labels(stage))
+
+
+def degraded_reason(error: VerifierError) -> str:
+    """What a response says of a second step that failed."""
+    return f"the second step of the decision failed, so no fact applies: {error}"

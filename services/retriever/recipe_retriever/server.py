@@ -12,7 +12,7 @@ from recipe_protos.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from recipe_retriever.batching import QueryBatches
 from recipe_retriever.metrics import RetrieverMetrics
 from recipe_retriever.prompt_cache import MEBIBYTE
-from recipe_retriever.retrieval import QueryEncoder, Retriever
+from recipe_retriever.retrieval import QueryEncoder, Retriever, Thresholds
 from recipe_retriever.service import RetrieverService
 from recipe_retriever.settings import ENV_PREFIX, RetrieverSettings
 from recipe_store.store import KnowledgeStore
@@ -47,9 +47,7 @@ class RetrieverServer:
         """Bind, warm the model up, report SERVING; returns the gRPC port. Raises AddressUnavailableError."""
         registry = CollectorRegistry()
         metrics = RetrieverMetrics(registry)
-        retriever = Retriever(
-            self._encoder, self._store, metrics, cache_bytes=self._settings.prompt_cache_mb * MEBIBYTE
-        )
+        retriever = self._retriever(metrics)
         batches = QueryBatches(retriever.encode, self._encoding, metrics)
         admission = Admission(self._settings.max_inside, metrics)
         service = RetrieverService(retriever, batches, admission, self._searching, metrics)
@@ -70,9 +68,19 @@ class RetrieverServer:
         self.metrics_port = self._metrics.port
         await self._grpc.start()
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._encoding, self._encoder.query, ["Is the model warm?"])
+        await loop.run_in_executor(self._encoding, retriever.warm_up)
         await self._grpc.set_serving(True)
         return self._grpc.port
+
+    def _retriever(self, metrics: RetrieverMetrics) -> Retriever:
+        settings = self._settings
+        return Retriever(
+            self._encoder,
+            self._store,
+            metrics,
+            cache_bytes=settings.prompt_cache_mb * MEBIBYTE,
+            thresholds=Thresholds(settings.min_confidence, settings.namespace_min_confidence),
+        )
 
     async def stop(self) -> None:
         """Drain and close; safe to call after a failed start."""

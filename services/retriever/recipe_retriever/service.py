@@ -14,7 +14,7 @@ import grpc
 from recipe_common.admission import Admission
 from recipe_common.clock import from_timestamp, now_utc
 from recipe_common.errors import FieldViolation, InvalidArgumentError, NotFoundError
-from recipe_common.requests import check_fact_id, check_namespace, check_position, require_text
+from recipe_common.requests import check_fact_id, check_min_confidence, check_namespace, check_position, require_text
 from recipe_common.tracing import observe
 from recipe_protos.retriever.v1 import retriever_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2_grpc
@@ -79,9 +79,11 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
             raise InvalidArgumentError([FieldViolation("limit", f"must be at most {MAX_EXPLAINED}")])
         limit = request.limit or DEFAULT_EXPLAINED
         deadline = Deadline.in_seconds(context.time_remaining())
+        confidence = _min_confidence(request)
         with self._admission.admit():
-            (vector,) = await self._batches.encode({"query": query}, deadline)
-            found = await self._run(lambda: explain(self._retriever.store, namespace, vector, as_of, limit), deadline)
+            (encoded,) = await self._batches.encode({"query": query}, deadline)
+            explained = partial(explain, self._retriever, namespace, encoded, as_of, limit, confidence)
+            found = await self._run(explained, deadline)
         return explain_response(found, self._retriever.model_version)
 
     async def GetFact(  # noqa: N802
@@ -122,7 +124,7 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
     async def _retrieve(
         self, request: pb.RetrieveRequest | pb.RetrieveBatchRequest, queries: Mapping[str, str], context: Context
     ) -> list[pb.RetrieveResponse]:
-        namespace, as_of = check_namespace(request.namespace), _as_of(request)
+        namespace, as_of, confidence = check_namespace(request.namespace), _as_of(request), _min_confidence(request)
         wanted = _position(request.min_position) if request.HasField("min_position") else None
         deadline = Deadline.in_seconds(context.time_remaining())
         with self._admission.admit(len(queries)):
@@ -130,8 +132,8 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
             if wanted is not None:
                 reached = await self._wait_until_applied(wanted, context.time_remaining())
             asked = time.perf_counter()
-            vectors = await self._batches.encode(queries, deadline)
-            decisions = (partial(self._retriever.decide, namespace, vector, as_of) for vector in vectors)
+            encoded = await self._batches.encode(queries, deadline)
+            decisions = (partial(self._retriever.decide, namespace, each, as_of, confidence) for each in encoded)
             retrievals = await asyncio.gather(*(self._run(decision, deadline) for decision in decisions))
             for _ in retrievals:
                 observe(self._metrics.stage_seconds.labels("total"), time.perf_counter() - asked)
@@ -158,6 +160,10 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
 
 def _as_of(request: pb.RetrieveRequest | pb.RetrieveBatchRequest | pb.ExplainRequest) -> datetime:
     return from_timestamp(request.as_of, "as_of") if request.HasField("as_of") else now_utc()
+
+
+def _min_confidence(request: pb.RetrieveRequest | pb.RetrieveBatchRequest | pb.ExplainRequest) -> float | None:
+    return check_min_confidence(request.min_confidence) if request.HasField("min_confidence") else None
 
 
 def _position(message: pb.LogPosition) -> LogPosition:

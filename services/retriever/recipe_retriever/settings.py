@@ -1,15 +1,31 @@
 """Settings of the retriever, from the environment."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Any, Final
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, WrapValidator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from recipe_common.knowledge_update import Namespace
 from recipe_model.defaults import DEFAULT_DEVICE
 
 ENV_PREFIX: Final = "RECIPE_RETRIEVER_"
 MAX_QUERIES: Final = 64  # of one batch
+
+
+def _from_json(value: object, check: Callable[[object], Any]) -> Any:  # noqa: ANN401 (what the field is made of)
+    try:
+        return check(json.loads(value) if isinstance(value, str) else value)
+    except ValueError:
+        raise ValueError(
+            'must be a JSON object of namespaces, each with a confidence from 0 to 1, such as {"billing": 0.9}'
+        ) from None
+
+
+Confidence = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Confidences = Annotated[dict[Namespace, Confidence], NoDecode, WrapValidator(_from_json)]
 
 
 class RetrieverSettings(BaseSettings):
@@ -32,7 +48,15 @@ class RetrieverSettings(BaseSettings):
         default=DEFAULT_DEVICE,
         description="where PyTorch runs the text encoder, as it names devices: cpu, or cuda for a GPU",
     )
-    workers: int = Field(default=2, ge=1, description="threads that search; one more encodes")
+    min_confidence: Confidence | None = Field(
+        default=None,
+        description="least confidence, 0 to 1, with which a fact applies; the checkpoint's if unset",
+    )
+    namespace_min_confidence: Confidences = Field(
+        default={},
+        description='the same for single namespaces, as JSON: {"billing": 0.9}',
+    )
+    workers: int = Field(default=2, ge=1, description="threads that search and verify; one more encodes")
     max_inside: int = Field(
         default=256,
         ge=MAX_QUERIES,

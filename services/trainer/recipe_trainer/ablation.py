@@ -1,13 +1,13 @@
-"""The ablations of RECIPE (arXiv 2405.03279, table 4) and how stable its sentinel is over sizes of training.
+"""What each part of the method is worth (arXiv 2405.03279, table 4): the same questions, decided or answered otherwise.
 
-What is left out: continuous prompt tuning (the fact stands as text in front of the question instead, alone or behind
-demonstrations), the sentinel (one static similarity decides instead, the best one on training data), or both. Retrieval
-is exact and in memory, so that a variant is a change of two lines; a test shows that the store decides the same.
+What is left out: continuous prompts (the fact stands as text in front of the question instead), the knowledge sentinel
+(one static cosine decides, the best one on training data), the verifier (the nearest fact hits), and the whole decision
+(the paper's own: one vector, its inner product and a learnt sentinel, over the same frozen encoder).
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 import torch
@@ -16,42 +16,25 @@ from torch import Tensor
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_common.progress import with_progress
-from recipe_model.editor import Float32, QueryVector, RecipeEditor
+from recipe_model.editor import RecipeEditor
 from recipe_model.language_model import LanguageModel
-from recipe_store.crowd import CROWD_FACTS, crowd_rise
 from recipe_trainer.datasets import Edit, Question
-from recipe_trainer.evaluation import RetrievalRates
-from recipe_trainer.in_context import DEMONSTRATIONS, demonstrated, stated
-from recipe_trainer.knowledge_base import BATCH
+from recipe_trainer.evaluation import RetrievalRates, numbered_questions
+from recipe_trainer.in_context import stated
+from recipe_trainer.knowledge_base import BATCH, Asked, temporary_knowledge_base
+from recipe_trainer.paper_form import Features, train_paper_form
 from recipe_trainer.scoring import answer_accuracy, teacher_forced_agreement
 
-Decisions = NDArray[np.bool_]
-
-
-class InFront(Enum):
-    """What stands in front of a question that hits a fact."""
-
-    PROMPT = "its continuous prompt"
-    TEXT = "its statement"
-    DEMONSTRATED = "its statement, behind the most similar training edits as demonstrations"
+Rows = NDArray[np.int64]  # [n] the edit that each question hits, -1 for none
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
-    """Which of the method's two parts are there."""
+class PaperFormOptions:
+    """How the paper's decision is trained."""
 
-    name: str
-    in_front: InFront
-    sentinel: bool
-
-
-VARIANTS = (
-    Variant("full method", InFront.PROMPT, sentinel=True),
-    Variant("without continuous prompts", InFront.TEXT, sentinel=True),
-    Variant(f"the same, {DEMONSTRATIONS} demonstrations", InFront.DEMONSTRATED, sentinel=True),
-    Variant("without sentinel", InFront.PROMPT, sentinel=False),
-    Variant("without both", InFront.TEXT, sentinel=False),
-)
+    representation: int
+    steps: int
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,116 +58,102 @@ class Decided:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """Questions against all keys at once."""
+class Asking:
+    """All questions about edits: their own prompts, paraphrases and unrelated ones, asked once."""
 
-    questions: list[Question]
-    records: Float32  # [n] the record each belongs to
-    best: Float32  # [n] row of the most similar key
-    similarity: Float32  # [n] its inner product
-    needed: Float32  # [n] what it must exceed under the sentinel, in the crowd of its neighbours
+    own: Sequence[Asked]
+    rephrased: Sequence[Asked]
+    unrelated: Sequence[Asked]
 
-    def hits(self, threshold: float | None) -> Decisions:
-        """[n] whether each hits, by the sentinel or by one static threshold."""
-        return np.greater(self.similarity, self.needed if threshold is None else threshold)
-
-    def right(self, threshold: float | None) -> Decisions:
-        """[n] whether each hits its own record's key."""
-        found: Decisions = np.logical_and(self.hits(threshold), self.best == self.records)
-        return found
+    @property
+    def groups(self) -> tuple[Sequence[Asked], Sequence[Asked], Sequence[Asked]]:
+        return self.own, self.rephrased, self.unrelated
 
 
-class Base:
-    """Edits in memory with all questions about them asked once; variants differ in what they make of the answers."""
+def ask(edits: Sequence[Edit], editor: RecipeEditor) -> Asking:
+    """Store edits and ask all questions about them, as serving does."""
+    with temporary_knowledge_base(editor) as base:
+        base.store(edits)
+        return Asking(*(base.ask(group) for group in numbered_questions(edits)[:3]))
 
-    def __init__(self, edits: Sequence[Edit], editor: RecipeEditor) -> None:
-        self.edits = edits
-        keys, prompts = [], []
-        for start in with_progress(range(0, len(edits), BATCH), "encoding facts"):
-            found = editor.encode([edit.knowledge for edit in edits[start : start + BATCH]])
-            keys.append(found[0])
-            prompts.append(found[1])
-        self.prompts = torch.from_numpy(np.concatenate(prompts).astype(np.float32))
-        self._keys = np.concatenate(keys)
-        self._editor = editor
-        numbered = list(enumerate(edits))
-        self.own = self._ask([(row, Question(edit.prompt, edit.answer)) for row, edit in numbered])
-        self.rephrased = self._ask(
-            [(row, Question(text, edit.answer)) for row, edit in numbered for text in edit.paraphrases]
-        )
-        self.unrelated = self._ask([(row, question) for row, edit in numbered for question in edit.unrelated])
 
-    def rates(self, threshold: float | None) -> RetrievalRates:
-        """Hits under the sentinel (None) or a static threshold."""
-        return RetrievalRates(
-            right_hit=100 * float(self.own.right(threshold).mean()),
-            paraphrase_right_hit=100 * float(self.rephrased.right(threshold).mean()),
-            false_hit=100 * float(self.unrelated.hits(threshold).mean()),
-        )
+def by_sentinel(asked: Sequence[Asked]) -> Rows:
+    """What the method hits."""
+    return np.array([-1 if item.hit is None else item.hit.record for item in asked])
 
-    def best_static_threshold(self) -> float:
-        """The similarity that best tells right hits from false ones: the mean of both error rates is least."""
-        inside = np.concatenate([self.own.similarity, self.rephrased.similarity])
-        found = np.concatenate([part.best == part.records for part in (self.own, self.rephrased)])
-        right, outside = np.sort(inside[found]), np.sort(self.unrelated.similarity)
-        candidates = np.concatenate([right, outside])
-        missed = np.searchsorted(right, candidates, side="right") / len(inside)
-        false = 1 - np.searchsorted(outside, candidates, side="right") / len(outside)
-        return float(candidates[np.argmin(missed + false)])
 
-    def most_similar(self, others: "Base", count: int) -> list[list[Edit]]:
-        """For each edit of another base the edits of this one with the most similar keys, the most similar one last."""
-        centre = self._keys.mean(axis=0)
-        mine, theirs = self._keys - centre, others._keys - centre
-        cosines = (theirs @ mine.T) / np.linalg.norm(mine, axis=1)
-        return [[self.edits[row] for row in rows] for rows in np.argsort(cosines, axis=1)[:, -count:]]
+def by_cosine(asked: Sequence[Asked], threshold: float) -> Rows:
+    """What is hit where the nearest fact applies from one static cosine on."""
+    nearest = [max(item.candidates, key=lambda each: each.similarity, default=None) for item in asked]
+    return np.array([each.record if each and each.similarity > threshold else -1 for each in nearest])
 
-    def _ask(self, questions: Sequence[tuple[int, Question]]) -> _Asked:
-        best, similarity, needed = [], [], []
-        for start in with_progress(range(0, len(questions), BATCH), "asking"):
-            part = self._editor.query([question.text for _, question in questions[start : start + BATCH]])
-            scores = np.stack([query.vector for query in part]) @ self._keys.T
-            best.append(scores.argmax(axis=1))
-            similarity.append(scores.max(axis=1))
-            needed.append(np.array([self._needed(query, row) for query, row in zip(part, scores, strict=True)]))
-        return _Asked(
-            [question for _, question in questions],
-            np.array([record for record, _ in questions]),
-            np.concatenate(best),
-            np.concatenate(similarity),
-            np.concatenate(needed),
-        )
 
-    def _needed(self, query: QueryVector, scores: Float32) -> float:
-        """The similarity that the best of all keys, of these scores [m], must exceed."""
-        best, *others = np.argsort(-scores, kind="stable")[:CROWD_FACTS]
-        rivals = [row for row in others if self.edits[row].statement != self.edits[best].statement]
-        rise = crowd_rise(scores[[best, *rivals]].tolist(), query.sentinel_crowd, len(query.vector))
-        return query.threshold(len(self.edits)) + rise
+def best_static_threshold(asking: Asking) -> float:
+    """The cosine that best tells right hits from false ones: the mean of both error rates is least."""
+    inside = [*asking.own, *asking.rephrased]
+    right = np.sort([_best(item) for item in inside if item.nearest])
+    outside = np.sort([_best(item) for item in asking.unrelated])
+    candidates = np.concatenate([right, outside])
+    missed = np.searchsorted(right, candidates, side="right") / len(inside)
+    false = 1 - np.searchsorted(outside, candidates, side="right") / len(outside)
+    return float(candidates[np.argmin(missed + false)])
 
 
 def evaluate_variants(
-    edits: Sequence[Edit], training_edits: Sequence[Edit], editor: RecipeEditor, llm: LanguageModel
+    edits: Sequence[Edit],
+    training_edits: Sequence[Edit],
+    editor: RecipeEditor,
+    llm: LanguageModel,
+    features: Features,
+    paper_form: PaperFormOptions,
 ) -> tuple[list[VariantScores], float]:
-    """All variants on `edits`, and the static threshold, which is chosen on `training_edits`.
+    """All variants on `edits`, and the static cosine, which is chosen on `training_edits`.
 
-    Raises InvalidArgumentError where either has no paraphrase or no unrelated question to ask.
+    Raises InvalidArgumentError where either has no edit with a paraphrase and an unrelated question to ask.
     """
     for field, given in (("dev", edits), ("data", training_edits)):
-        if not any(edit.paraphrases for edit in given) or not any(edit.unrelated for edit in given):
+        if not _whole(given):
             lacking = "needs edits with paraphrases and with unrelated questions, as CounterFact's are"
             raise InvalidArgumentError([FieldViolation(field, lacking)])
-    training, base = Base(training_edits, editor), Base(edits, editor)
-    static = training.best_static_threshold()
-    in_front = {
-        InFront.PROMPT: list(base.prompts),
-        InFront.TEXT: [_words(stated(edit.statement), llm) for edit in edits],
-        InFront.DEMONSTRATED: [
-            _words(demonstrated(edit.statement, examples), llm)
-            for edit, examples in zip(edits, training.most_similar(base, DEMONSTRATIONS), strict=True)
-        ],
+    static = best_static_threshold(ask(_sample(training_edits, len(edits)), editor))
+    asking = ask(edits, editor)
+    method = [by_sentinel(group) for group in asking.groups]
+    prompts, texts = _prompts(edits, editor), [_words(stated(edit.statement), llm) for edit in edits]
+    variants = {
+        "full method": (method, prompts),
+        "without continuous prompts": (method, texts),
+        "without sentinel: a static cosine": ([by_cosine(group, static) for group in asking.groups], prompts),
+        "without verifier: the nearest": ([by_cosine(group, -np.inf) for group in asking.groups], prompts),
+        "the paper's decision": (_by_paper(edits, asking, training_edits, features, paper_form), prompts),
     }
-    return [_score(variant, base, in_front[variant.in_front], static, llm) for variant in VARIANTS], static
+    return [_score(name, asking, rows, front, llm) for name, (rows, front) in variants.items()], static
+
+
+def _by_paper(
+    edits: Sequence[Edit],
+    asking: Asking,
+    training_edits: Sequence[Edit],
+    features: Features,
+    options: PaperFormOptions,
+) -> list[Rows]:
+    form = train_paper_form(_whole(training_edits), features, options.representation, options.steps, options.seed)
+    keys = features([edit.knowledge for edit in edits])
+    return [form.decide(features([item.question.text for item in group]), keys).numpy() for group in asking.groups]
+
+
+def _whole(edits: Sequence[Edit]) -> list[Edit]:
+    return [edit for edit in edits if edit.paraphrases and edit.unrelated]
+
+
+def _sample(edits: Sequence[Edit], count: int) -> list[Edit]:
+    whole = _whole(edits)
+    return random.Random(0).sample(whole, min(count, len(whole)))  # noqa: S311 (no secret)
+
+
+def _prompts(edits: Sequence[Edit], editor: RecipeEditor) -> list[Tensor]:
+    parts = [edits[start : start + BATCH] for start in range(0, len(edits), BATCH)]
+    encoded = (editor.encode([edit.knowledge for edit in part]) for part in with_progress(parts, "encoding facts"))
+    return [torch.from_numpy(fact.prompt.astype(np.float32)) for group in encoded for fact in group]
 
 
 def _words(text: str, llm: LanguageModel) -> Tensor:
@@ -193,18 +162,30 @@ def _words(text: str, llm: LanguageModel) -> Tensor:
     return llm.embed(torch.tensor(ids))
 
 
-def _score(variant: Variant, base: Base, prompts: Sequence[Tensor], static: float, llm: LanguageModel) -> VariantScores:
-    threshold = None if variant.sentinel else static
+def _best(item: Asked) -> float:
+    return max((candidate.similarity for candidate in item.candidates), default=-1.0)
 
-    def decided(asked: _Asked) -> list[Decided]:
-        rows = zip(asked.questions, asked.hits(threshold), asked.best, strict=True)
-        return [Decided(question, prompts[best] if hit else None) for question, hit, best in rows]
 
+def _score(
+    name: str, asking: Asking, rows: Sequence[Rows], in_front: Sequence[Tensor], llm: LanguageModel
+) -> VariantScores:
+    decided = [
+        [Decided(item.question, in_front[row] if row >= 0 else None) for item, row in zip(group, hit, strict=True)]
+        for group, hit in zip(asking.groups, rows, strict=True)
+    ]
+    right = [
+        [row == item.record for item, row in zip(group, hit, strict=True)]
+        for group, hit in zip(asking.groups, rows, strict=True)
+    ]
     return VariantScores(
-        variant=variant.name,
-        tokens_in_front=float(np.mean([len(prompt) for prompt in prompts])),
-        reliability=100 * float(np.mean(answer_accuracy(decided(base.own), llm))),
-        generality=100 * float(np.mean(answer_accuracy(decided(base.rephrased), llm))),
-        locality=100 * float(np.mean(teacher_forced_agreement(decided(base.unrelated), llm))),
-        rates=base.rates(threshold),
+        variant=name,
+        tokens_in_front=float(np.mean([len(prompt) for prompt in in_front])),
+        reliability=100 * float(np.mean(answer_accuracy(decided[0], llm))),
+        generality=100 * float(np.mean(answer_accuracy(decided[1], llm))),
+        locality=100 * float(np.mean(teacher_forced_agreement(decided[2], llm))),
+        rates=RetrievalRates(
+            right_hit=100 * float(np.mean(right[0])),
+            paraphrase_right_hit=100 * float(np.mean(right[1])),
+            false_hit=100 * float(np.mean(rows[2] >= 0)),
+        ),
     )

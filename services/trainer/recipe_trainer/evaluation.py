@@ -11,9 +11,9 @@ import numpy as np
 
 from recipe_model.editor import RecipeEditor
 from recipe_model.language_model import LanguageModel
-from recipe_trainer.batches import with_typos
 from recipe_trainer.datasets import Edit, Question
 from recipe_trainer.families import Family, held_out_families, held_out_words, members
+from recipe_trainer.hard_cases import with_slip
 from recipe_trainer.knowledge_base import Asked, temporary_knowledge_base
 from recipe_trainer.scoring import answer_accuracy, exact_matches, free_agreement, teacher_forced_agreement
 
@@ -87,7 +87,7 @@ class FalseHit:
 
     text: str
     statement: str
-    similarity: float
+    confidence: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ def evaluate(
         for group in (edits, conditions.distractors):
             base.store(group, bare_statements=conditions.bare_statements)
         own, rephrased, unrelated, follow_up = (
-            base.ask(_slipped(group, slips, conditions.typos)) for group in _questions(edits)
+            base.ask(_slipped(group, slips, conditions.typos)) for group in numbered_questions(edits)
         )
     reliability = _Scored(answer_accuracy(own, llm), exact_matches(own, llm))
     generality = _Scored(answer_accuracy(rephrased, llm), exact_matches(rephrased, llm))
@@ -153,8 +153,8 @@ def evaluate(
         typos=conditions.typos,
         bare_statements=conditions.bare_statements,
         model_version=editor.model_version,
-        teacher_forced=Scores(*(_mean(part.teacher_forced) for part in parts)),
-        free_generation=Scores(*(_mean(part.free_generation) for part in parts)),
+        teacher_forced=Scores(*(mean_percent(part.teacher_forced) for part in parts)),
+        free_generation=Scores(*(mean_percent(part.free_generation) for part in parts)),
         retrieval=_retrieval_rates(own, rephrased, unrelated),
         criteria=_criteria(follow_up, llm) | _criteria(unrelated, llm, locality),
         seconds_per_edit=base.seconds_per_edit,
@@ -167,18 +167,16 @@ def evaluate_text(edits: Sequence[Edit], texts: Sequence[str], editor: RecipeEdi
     readable = [text for text in texts if editor.reads(text)]
     with temporary_knowledge_base(editor) as base:
         base.store(edits)
-        asked = base.ask([(-1, Question(text)) for text in readable])
+        asked = base.ask([(-1, Question(text)) for text in readable], prompts=False)
     hits = [
-        FalseHit(item.question.text, item.match.fact.statement, item.match.similarity)
-        for item in asked
-        if item.match is not None
+        FalseHit(item.question.text, item.hit.statement, item.hit.confidence) for item in asked if item.hit is not None
     ]
     return TextEvaluation(
         edits=len(edits),
         texts=len(readable),
         too_long=len(texts) - len(readable),
         model_version=editor.model_version,
-        false_hit=_mean([item.match is not None for item in asked]) or 0.0,
+        false_hit=mean_percent([item.hit is not None for item in asked]) or 0.0,
         examples=hits[:EXAMPLES],
     )
 
@@ -208,13 +206,15 @@ def _evaluate_family(
     probed = present[:asked]
     with temporary_knowledge_base(editor) as base:
         base.store(present)
-        own = base.ask([(number, Question(edit.prompt)) for number, edit in enumerate(probed)])
-        rephrased = base.ask([(number, Question(edit.paraphrases[0])) for number, edit in enumerate(probed)])
-        others = base.ask([(-1, Question(edit.prompt)) for edit in absent])
+        own = base.ask([(number, Question(edit.prompt)) for number, edit in enumerate(probed)], prompts=False)
+        rephrased = base.ask(
+            [(number, Question(edit.paraphrases[0])) for number, edit in enumerate(probed)], prompts=False
+        )
+        others = base.ask([(-1, Question(edit.prompt)) for edit in absent], prompts=False)
     return FamilyEvaluation(len(present), len(probed), len(absent), **asdict(_retrieval_rates(own, rephrased, others)))
 
 
-def _questions(edits: Sequence[Edit]) -> tuple[Numbered, Numbered, Numbered, Numbered]:
+def numbered_questions(edits: Sequence[Edit]) -> tuple[Numbered, Numbered, Numbered, Numbered]:
     """Own prompts, paraphrases, unrelated and follow-up questions, each with the number of its record."""
     numbered = list(enumerate(edits))
     own = [(number, Question(edit.prompt, edit.answer)) for number, edit in numbered]
@@ -226,14 +226,18 @@ def _questions(edits: Sequence[Edit]) -> tuple[Numbered, Numbered, Numbered, Num
 
 
 def _slipped(questions: Numbered, slips: random.Random, rate: float) -> Numbered:
-    return [(number, replace(question, text=with_typos(slips, question.text, rate))) for number, question in questions]
+    """The questions, a share of them with one slip of the keyboard."""
+    return [
+        (number, replace(question, text=with_slip(slips, question.text)) if slips.random() < rate else question)
+        for number, question in questions
+    ]
 
 
 def _retrieval_rates(own: Sequence[Asked], rephrased: Sequence[Asked], unrelated: Sequence[Asked]) -> RetrievalRates:
     return RetrievalRates(
-        right_hit=_mean([item.right for item in own]),
-        paraphrase_right_hit=_mean([item.right for item in rephrased]),
-        false_hit=_mean([item.match is not None for item in unrelated]),
+        right_hit=mean_percent([item.right for item in own]),
+        paraphrase_right_hit=mean_percent([item.right for item in rephrased]),
+        false_hit=mean_percent([item.hit is not None for item in unrelated]),
     )
 
 
@@ -242,14 +246,14 @@ def _criteria(
 ) -> dict[str, CriterionScores]:
     """Each named criterion of the questions: must be answered or, given their locality, left alone."""
     scored = locality or _Scored(answer_accuracy(asked, llm), exact_matches(asked, llm))
-    hits = [item.right if locality is None else item.match is not None for item in asked]
+    hits = [item.right if locality is None else item.hit is not None for item in asked]
     return {
         name: CriterionScores(
             questions=len(rows),
             must_answer=locality is None,
-            teacher_forced=_mean([scored.teacher_forced[row] for row in rows]),
-            free_generation=_mean([scored.free_generation[row] for row in rows]),
-            hit=_mean([hits[row] for row in rows]),
+            teacher_forced=mean_percent([scored.teacher_forced[row] for row in rows]),
+            free_generation=mean_percent([scored.free_generation[row] for row in rows]),
+            hit=mean_percent([hits[row] for row in rows]),
         )
         for name, rows in _rows_by_criterion(asked).items()
     }
@@ -263,5 +267,6 @@ def _rows_by_criterion(asked: Sequence[Asked]) -> dict[str, list[int]]:
     return rows
 
 
-def _mean(values: Sequence[float]) -> float | None:
+def mean_percent(values: Sequence[float]) -> float | None:
+    """The mean of values from 0 to 1 as a percentage, None of none."""
     return 100.0 * float(np.mean(values)) if values else None

@@ -178,11 +178,11 @@ class EditedModel(LM):  # type: ignore[misc]  # the harness has no types
         what: str,
     ) -> list[Any]:
         asked = self._ask(dict.fromkeys(context for context, _ in pairs))
-        answers = {pair: self._unedited[pair] for pair in pairs if not asked[pair[0]].match and pair in self._unedited}
+        answers = {pair: self._unedited[pair] for pair in pairs if not asked[pair[0]].hit and pair in self._unedited}
         # Of like length, so that little is padded, and the same context side by side.
         missing = sorted((pair for pair in dict.fromkeys(pairs) if pair not in answers), key=lambda p: (len(p[0]), p))
         for group in (True, False):
-            part = [pair for pair in missing if (asked[pair[0]].match is not None) == group]
+            part = [pair for pair in missing if (asked[pair[0]].hit is not None) == group]
             for start in with_progress(range(0, len(part), BATCH), what):
                 rows = part[start : start + BATCH]
                 found = dict(zip(rows, compute([asked[c] for c, _ in rows], [a for _, a in rows]), strict=True))
@@ -194,9 +194,9 @@ class EditedModel(LM):  # type: ignore[misc]  # the harness has no types
     def _ask(self, contexts: Mapping[str, None]) -> dict[str, Asked]:
         readable = [context for context in contexts if self._editor.reads(context)]
         asked = {item.question.text: item for item in self._base.ask([(-1, Question(text)) for text in readable])}
-        self.hits |= {context for context, item in asked.items() if item.match is not None}
+        self.hits |= {context for context, item in asked.items() if item.hit is not None}
         self.too_long |= contexts.keys() - asked.keys()
-        return asked | {context: Asked(Question(context), -1, None) for context in self.too_long}
+        return asked | {context: Asked(Question(context), -1) for context in self.too_long}
 
     @torch.inference_mode()
     def _likelihoods(self, asked: list[Asked], continuations: list[str]) -> list[tuple[float, bool]]:

@@ -1,7 +1,5 @@
 """The losses of RECIPE (arXiv 2405.03279, section 3.4), each a function of tensors only."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -29,43 +27,3 @@ def locality_loss(edited: Tensor, unedited: Tensor, weights: Tensor) -> Tensor:
     candidate = functional.log_softmax(edited, dim=-1)
     divergence = functional.kl_div(candidate, reference, log_target=True, reduction="none").sum(dim=-1)
     return (divergence * weights).sum()
-
-
-@dataclass(frozen=True, slots=True)
-class ContrastBatch:
-    """What the contrastive losses compare.
-
-    Logits are r~ . r / sqrt(R); the first column stands for the sentinel, the others for keys.
-    """
-
-    scores: Tensor  # [n, 1 + m]
-    own: Tensor  # [n] column of the row's own key, 0 where the row is out of scope and the sentinel is right
-    blocked: Tensor  # [n, 1 + m] columns that are neither right nor wrong for a row, and so left out
-
-
-def scaled_scores(queries: Tensor, sentinel: Tensor, keys: Tensor) -> Tensor:
-    """r~ . r / sqrt(R): queries [n, R], sentinel [R], keys [m, R] to [n, 1 + m]."""
-    columns = torch.cat([sentinel.unsqueeze(0), keys])
-    return queries @ columns.T / float(queries.shape[-1] ** 0.5)
-
-
-def neighbour_loss(batch: ContrastBatch) -> Tensor:
-    """L_no: InfoNCE of in-scope queries to their own key among all keys and the sentinel."""
-    rows = batch.own > 0
-    return _info_nce(batch.scores[rows], batch.own[rows], batch.blocked[rows])
-
-
-def sentinel_loss(batch: ContrastBatch, removed_weight: float) -> Tensor:
-    """L_so: InfoNCE to the sentinel, of out-of-scope queries and, weighted, of those without their key."""
-    outside = batch.own == 0
-    loss = _info_nce(batch.scores[outside], batch.own[outside], batch.blocked[outside])
-    rows = ~outside
-    own = functional.one_hot(batch.own[rows], batch.scores.shape[1]).bool()
-    target = torch.zeros_like(batch.own[rows])
-    return loss + removed_weight * _info_nce(batch.scores[rows], target, batch.blocked[rows] | own)
-
-
-def _info_nce(scores: Tensor, target: Tensor, blocked: Tensor) -> Tensor:
-    if not len(target):
-        return scores.sum()  # the mean over no rows is not a number
-    return functional.cross_entropy(scores.masked_fill(blocked, -torch.inf), target)

@@ -1,7 +1,6 @@
 """Plots of what people would rather look at than read."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,9 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from recipe_trainer.ablation import VariantScores
     from recipe_trainer.evaluation import Evaluation
-    from recipe_trainer.stability import SizeRates
+
+
+_NO_MEANS = ("part", "step", "seconds_per_step", "dev")  # of a line of `progress.jsonl`
 
 
 def plot_curve(results: "Sequence[Evaluation]", file: Path, *, title: str) -> None:
@@ -37,46 +38,54 @@ def plot_curve(results: "Sequence[Evaluation]", file: Path, *, title: str) -> No
     figure.savefig(file, format="png", dpi=120)
 
 
-def plot_ablation(variants: "Sequence[VariantScores]", sizes: "Sequence[SizeRates]", file: Path, *, title: str) -> None:
-    """Draw what each part of the method is worth, and retrieval over sizes of training, as a PNG."""
-    options = list(dict.fromkeys(size.option for size in sizes))
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
-    above, *others = figure.subplots(1, 1 + len(options), width_ratios=[2.2, *[1] * len(options)], squeeze=False)[0]
+def plot_ablation(variants: "Sequence[VariantScores]", file: Path, *, title: str) -> None:
+    """Draw what each part of the method is worth, as a PNG."""
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    axes = figure.subplots()
     columns = {
         "reliability": [variant.reliability for variant in variants],
         "generality": [variant.generality for variant in variants],
         "locality": [variant.locality for variant in variants],
+        "false hits": [variant.rates.false_hit or 0.0 for variant in variants],
     }
     for column, (name, values) in enumerate(columns.items()):
-        places = [row + (column - 1) * 0.27 for row in range(len(variants))]
-        above.bar_label(above.bar(places, values, width=0.25, label=name), fmt="%.0f", fontsize=8)
-    names = [fill(variant.variant, 14) for variant in variants]
-    above.set(title=title, ylabel="percent", ylim=(0, 115), xticks=range(len(variants)), xticklabels=names)
-    above.legend(loc="upper center", ncols=3)
-    for axes, option in zip(others, options, strict=True):
-        mine = [size for size in sizes if size.option == option]
-        values = [size.value for size in mine]
-        rates = [asdict(size.rates) for size in mine]
-        for name in rates[0]:
-            axes.plot(values, [rate[name] for rate in rates], marker="o", label=name)
-        axes.set(xlabel=option, ylim=(-2, 102), xscale="log")
-        axes.set_xticks(values, [f"{value:,}" for value in values])
-        axes.minorticks_off()
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        places = [row + (column - 1.5) * 0.2 for row in range(len(variants))]
+        axes.bar_label(axes.bar(places, values, width=0.19, label=name), fmt="%.0f", fontsize=8)
+    names = [fill(variant.variant, 16) for variant in variants]
+    axes.set(title=title, ylabel="percent", ylim=(0, 115), xticks=range(len(variants)), xticklabels=names)
+    axes.legend(loc="upper center", ncols=4)
+    figure.savefig(file, format="png", dpi=120)
+
+
+def plot_reliability(bins: Sequence[tuple[float, float, int]], file: Path, *, title: str) -> None:
+    """Draw how often decisions of a confidence were right, and how many there are of each, as a PNG.
+
+    `bins` are mean confidence, share that was right, and count.
+    """
+    figure = Figure(figsize=(6, 7), layout="constrained")
+    above, below = figure.subplots(2, height_ratios=[3, 1], sharex=True)
+    above.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    above.plot([said for said, _, _ in bins], [right for _, right, _ in bins], marker="o")
+    above.set(title=title, ylabel="share that was right", ylim=(-0.02, 1.02))
+    above.grid(alpha=0.3)
+    below.bar([said for said, _, _ in bins], [count for _, _, count in bins], width=0.05)
+    below.set(xlabel="confidence", ylabel="decisions", xlim=(-0.02, 1.02), yscale="log")
     figure.savefig(file, format="png", dpi=120)
 
 
 def plot_progress(lines: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Draw the loss parts and the dev figures of a run over its steps, as a PNG; `lines` are of `progress.jsonl`."""
-    figure = Figure(figsize=(8, 8), layout="constrained")
-    above, below = figure.subplots(2, sharex=True)
-    parts = [{name: line[name] for name in line if name not in ("step", "seconds_per_step", "dev")} for line in lines]
-    steps = [line["step"] for line in lines]
-    _draw_series(above, steps, parts)
-    above.set(title="loss parts", ylabel="mean since the last report", yscale="log")
-    _draw_series(below, steps, [line.get("dev", {}) for line in lines])
-    below.set(title="dev figures", xlabel="step", ylabel="percent", ylim=(-2, 102))
+    """Draw means and dev figures of each part of a run over its steps, as a PNG; `lines` are of `progress.jsonl`."""
+    parts = list(dict.fromkeys(line["part"] for line in lines))
+    figure = Figure(figsize=(8 * len(parts), 8), layout="constrained")
+    axes = figure.subplots(2, len(parts), sharex="col", squeeze=False)
+    for column, part in enumerate(parts):
+        mine = [line for line in lines if line["part"] == part]
+        means = [{name: line[name] for name in line if name not in _NO_MEANS} for line in mine]
+        steps = [line["step"] for line in mine]
+        _draw_series(axes[0][column], steps, means)
+        axes[0][column].set(title=part, ylabel="mean since the last report", yscale="log")
+        _draw_series(axes[1][column], steps, [line.get("dev", {}) for line in mine])
+        axes[1][column].set(xlabel="step", ylabel="dev figures in percent", ylim=(-2, 102))
     figure.savefig(file, format="png", dpi=120)
 
 

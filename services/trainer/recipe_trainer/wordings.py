@@ -1,22 +1,15 @@
-"""More questions from the edits themselves: other wordings of a relation, and other relations of a subject.
-
-A wording is a prompt with its subject taken out. Two wordings ask for the same relation where a record gives one as the
-paraphrase of the other, or where both ask one subject and have one answer.
-"""
+"""The subject in a prompt, other names of it, and other forms of a question, all by rule."""
 
 import random
 import re
 import string
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from recipe_trainer.datasets import Edit
 
 _GAP = "{}"
-_OTHER_NUMBERS = 0.5  # share of siblings of a subject with digits that differ in one of them
-_FEWEST_USES = 5  # of a wording that other subjects are put into
 _OPENING = "\"'(0123456789"  # what a title or a number begins with
 _ASKS_FOR_THE = re.compile(r"(?:what|who) (?:is|was|are|were) the (.+)\?", re.IGNORECASE)
 _ASKS_WHICH = re.compile(r"(?:what|which) (\w+) (.+)\?", re.IGNORECASE)
@@ -35,94 +28,6 @@ def wording(text: str, subject: str) -> str | None:
         return None
     left = text.replace(subject, _GAP)
     return left if len(left.split()) > 2 else None  # noqa: PLR2004 ("{}, the" says nothing of a relation)
-
-
-class Wordings:
-    """The wordings of a set of edits, and which of them ask for the same or for another relation."""
-
-    def __init__(self, edits: Sequence[Edit]) -> None:
-        self._parent: dict[str, str] = {}
-        self._link_paraphrases(edits)
-        self._link_same_answers(edits)
-        self._wordings: dict[str, list[str]] = defaultdict(list)  # of each relation
-        for one in list(self._parent):
-            self._wordings[self._relation(one)].append(one)
-        self._answers: dict[str, set[str]] = defaultdict(set)  # of each relation
-        self._uses: Counter[str] = Counter()  # of each wording as an edit's own prompt
-        for edit in edits:
-            if own := wording(edit.prompt, edit.subject):
-                self._answers[self._relation(own)].add(edit.answer.casefold())
-                self._uses[own] += 1
-        self._uses_of_relation: Counter[str] = Counter()
-        for one, uses in self._uses.items():
-            self._uses_of_relation[self._relation(one)] += uses
-        self._common = [one for one, uses in self._uses.items() if uses >= _FEWEST_USES]
-
-    def relation(self, edit: Edit) -> str | None:
-        """A name of the relation that an edit's prompt asks for, None where no wording is seen in it."""
-        own = wording(edit.prompt, edit.subject)
-        return None if own is None else self._relation(own)
-
-    def same_relation(self, edit: Edit) -> tuple[str, ...]:
-        """The edit's question in all other known wordings of its relation."""
-        own = wording(edit.prompt, edit.subject)
-        if own is None:
-            return ()
-        return tuple(
-            other.replace(_GAP, edit.subject) for other in self._wordings.get(self._relation(own), ()) if other != own
-        )
-
-    def other_relations(self, edit: Edit) -> tuple[str, ...]:
-        """Questions about the edit's subject that it does not answer.
-
-        Wordings that share an answer with its own may ask for the same relation, and are left out. Of a relation that
-        is seen too rarely that says nothing.
-        """
-        own = self.relation(edit)
-        if own is None or self._uses_of_relation[own] < _FEWEST_USES:
-            return ()
-        question = edit.prompt.endswith("?")
-        return tuple(
-            other.replace(_GAP, edit.subject)
-            for other in self._common
-            if other.endswith("?") == question
-            and (relation := self._relation(other)) != own
-            and not self._answers[relation] & self._answers[own]
-        )
-
-    def _link_paraphrases(self, edits: Iterable[Edit]) -> None:
-        for edit in edits:
-            own = wording(edit.prompt, edit.subject)
-            for paraphrase in edit.paraphrases:
-                other = wording(paraphrase, edit.subject)
-                if own and other:
-                    self._link(own, other)
-
-    def _link_same_answers(self, edits: Iterable[Edit]) -> None:
-        by_fact: dict[tuple[str, str], list[str]] = defaultdict(list)
-        for edit in edits:
-            if own := wording(edit.prompt, edit.subject):
-                by_fact[edit.subject, edit.answer].append(own)
-        for first, *others in by_fact.values():
-            for other in others:
-                self._link(first, other)
-
-    def _link(self, one: str, other: str) -> None:
-        # Only whole questions say exactly what they ask: "{} is known for" follows half of all relations.
-        if one.endswith("?") and other.endswith("?"):
-            for each in (one, other):
-                self._parent.setdefault(each, each)
-            self._parent[self._relation(other)] = self._relation(one)
-
-    def _relation(self, one: str) -> str:
-        """The wording that stands for all of its relation."""
-        path = []
-        while (parent := self._parent.get(one, one)) != one:
-            path.append(one)
-            one = parent
-        for passed in path:
-            self._parent[passed] = one
-        return one
 
 
 def other_form(text: str) -> str | None:
@@ -158,25 +63,6 @@ def alias(random_: random.Random, subject: str, other: str) -> str:
             names.append(" ".join(words[:dropped] + words[dropped + 1 :]))
         names += _acronyms(words)
     return random_.choice([name for name in names if name != subject] or [subject])
-
-
-def sibling(random_: random.Random, subject: str, other: str) -> str | None:
-    """Another subject, which differs in one word or one digit; None where no rule fits.
-
-    `other` is any other subject of as many words, one of which is put in.
-    """
-    if any(sign.isdigit() for sign in subject) and random_.random() < _OTHER_NUMBERS:
-        return other_number(random_, subject)
-    words, others = subject.split(), other.split()
-    places = [
-        place
-        for place, (word, another) in enumerate(zip(words, others, strict=True))
-        if word.casefold() != another.casefold() and word[0].isupper() and another[0].isupper()
-    ]
-    if len(words) == 1 or not places:
-        return None
-    place = random_.choice(places)
-    return " ".join([*words[:place], others[place], *words[place + 1 :]])
 
 
 def other_number(random_: random.Random, text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 import qdrant_edge as edge
 
-from contract.store.samples import KEY_SIZE, MODEL_VERSION, PROMPT_SHAPE
+from contract.store.samples import MODEL_VERSION, PROMPT_WIDTH, VECTOR_SIZE
 from recipe_store.client_store import IN_MEMORY, ClientStore, open_client_store
 from recipe_store.edge_store import EdgeStore, open_edge_store
 from recipe_store.payload import point_id
@@ -31,19 +31,19 @@ class Backend:
 
 @contextmanager
 def edge_backend(path: Path) -> Iterator[Backend]:
-    with closing(open_edge_store(path, MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)) as store:
+    with closing(open_edge_store(path, MODEL_VERSION, VECTOR_SIZE, PROMPT_WIDTH)) as store:
         yield _edge(store)
 
 
 @contextmanager
 def memory_backend(_: Path) -> Iterator[Backend]:
-    with closing(open_client_store(IN_MEMORY, MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)) as store:
+    with closing(open_client_store(IN_MEMORY, MODEL_VERSION, VECTOR_SIZE, PROMPT_WIDTH)) as store:
         yield _client(store)
 
 
 @contextmanager
 def directory_backend(path: Path) -> Iterator[Backend]:
-    with closing(open_client_store(str(path), MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)) as store:
+    with closing(open_client_store(str(path), MODEL_VERSION, VECTOR_SIZE, PROMPT_WIDTH)) as store:
         yield _client(store)
 
 
@@ -52,7 +52,7 @@ def server_backend(_: Path) -> Iterator[Backend]:
     url = os.environ.get("RECIPE_TEST_QDRANT_URL")
     if not url:
         pytest.skip("RECIPE_TEST_QDRANT_URL names no live Qdrant server")
-    with closing(open_client_store(url, f"contract-{uuid.uuid4()}", KEY_SIZE, PROMPT_SHAPE)) as store:
+    with closing(open_client_store(url, f"contract-{uuid.uuid4()}", VECTOR_SIZE, PROMPT_WIDTH)) as store:
         yield _client(store)
         store._client.delete_collection(store.collection)
 

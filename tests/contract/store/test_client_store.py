@@ -12,7 +12,7 @@ from qdrant_client import QdrantClient
 from qdrant_client.http.exceptions import UnexpectedResponse
 from qdrant_client.models import Distance, VectorParams
 
-from contract.store.samples import KEY_SIZE, MODEL_VERSION, PROMPT_SHAPE, axis, make_fact, make_write
+from contract.store.samples import MODEL_VERSION, PROMPT_WIDTH, VECTOR_SIZE, axis, make_fact, make_write
 from recipe_common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from recipe_store import StoreUnavailableError
 from recipe_store.client_store import ClientStore, go_back_to, open_client_store
@@ -22,16 +22,16 @@ NOW = datetime(2025, 6, 1, tzinfo=UTC)
 
 
 def open_version(client: QdrantClient, model_version: str) -> ClientStore:
-    return ClientStore(client, StoreSchema(model_version, KEY_SIZE, PROMPT_SHAPE))
+    return ClientStore(client, StoreSchema(model_version, VECTOR_SIZE, PROMPT_WIDTH))
 
 
 def test_facts_are_there_after_reopening_a_directory(tmp_path: Path) -> None:
     fact = make_fact("n", "f", 2, 5)
-    store = open_client_store(str(tmp_path), MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)
+    store = open_client_store(str(tmp_path), MODEL_VERSION, VECTOR_SIZE, PROMPT_WIDTH)
     store.write([make_write(fact)])
     store.close()
-    reopened = open_client_store(str(tmp_path), MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)
-    assert [match.fact for match in reopened.search(axis(0), namespace="n", as_of=NOW)] == [fact]
+    reopened = open_client_store(str(tmp_path), MODEL_VERSION, VECTOR_SIZE, PROMPT_WIDTH)
+    assert [match.fact for match in reopened.search(axis(0), namespace="n", as_of=NOW, limit=1)] == [fact]
     reopened.close()
 
 
@@ -55,9 +55,11 @@ def test_the_first_version_is_live_until_another_is_made_live() -> None:
 
 def test_a_reader_of_another_version_than_the_live_one_is_refused_and_creates_nothing() -> None:
     client = QdrantClient(":memory:")
-    schemas = {version: StoreSchema(version, KEY_SIZE, PROMPT_SHAPE) for version in ("v1", "v2")}
+    schemas = {version: StoreSchema(version, VECTOR_SIZE, PROMPT_WIDTH) for version in ("v1", "v2")}
     ClientStore(client, schemas["v1"], must_be_live=True)  # the first of all becomes the live one
-    with pytest.raises(FailedPreconditionError, match=r"holds the keys of model version v1, and the loaded .* is v2"):
+    with pytest.raises(
+        FailedPreconditionError, match=r"holds the vectors of model version v1, and the loaded .* is v2"
+    ):
         ClientStore(client, schemas["v2"], must_be_live=True)
     assert [collection.name for collection in client.get_collections().collections] == ["facts-v1-1", "facts-history"]
     ClientStore(client, schemas["v2"]).make_live()
@@ -113,18 +115,18 @@ def test_a_collection_of_other_sizes_is_refused() -> None:
     client = QdrantClient(":memory:")
     open_version(client, "v1")
     with pytest.raises(FailedPreconditionError) as error:
-        ClientStore(client, StoreSchema("v1", KEY_SIZE, (4, 2)))
+        ClientStore(client, StoreSchema("v1", VECTOR_SIZE, 2))
     assert str(error.value) == (
         "collection 'facts-v1-1' in Qdrant at :memory: was made for model version 'v1' "
-        "(key size 8, prompt shape [2, 4]), but this service runs model version 'v1' "
-        "(key size 8, prompt shape [4, 2]); "
+        "(format 2, vector size 8, prompt width 4), but this service runs model version 'v1' "
+        "(format 2, vector size 8, prompt width 2); "
         "delete that collection and rebuild it from the log"
     )
 
 
 def test_a_collection_made_by_something_else_is_refused() -> None:
     client = QdrantClient(":memory:")
-    client.create_collection("facts-v1-1", VectorParams(size=KEY_SIZE, distance=Distance.DOT))
+    client.create_collection("facts-v1-1", VectorParams(size=VECTOR_SIZE, distance=Distance.DOT))
     with pytest.raises(FailedPreconditionError, match="does not say which model version it was made for"):
         open_version(client, "v1")
 
@@ -144,7 +146,7 @@ def test_a_collection_that_another_service_creates_meanwhile_is_used(monkeypatch
 @pytest.mark.parametrize("model_version", ["", "v/1", "v 1", "v" * 101])
 def test_a_version_that_cannot_name_a_collection_is_refused(model_version: str) -> None:
     with pytest.raises(InvalidArgumentError) as error:
-        open_client_store(":memory:", model_version, KEY_SIZE, PROMPT_SHAPE)
+        open_client_store(":memory:", model_version, VECTOR_SIZE, PROMPT_WIDTH)
     assert [violation.field for violation in error.value.violations] == ["model_version"]
 
 
@@ -156,6 +158,6 @@ def test_a_server_that_does_not_answer_is_unavailable() -> None:
         port = closed.getsockname()[1]
         url = f"http://127.0.0.1:{port}"
         with pytest.raises(StoreUnavailableError, match=f"Qdrant at {url} does not work: UNAVAILABLE"):
-            open_client_store(url, MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE, grpc_port=port, timeout_seconds=2)
+            open_client_store(url, MODEL_VERSION, VECTOR_SIZE, PROMPT_WIDTH, grpc_port=port, timeout_seconds=2)
         for version_check in set(threading.enumerate()) - others:
             version_check.join(timeout=5)  # its warning must not fall into another test

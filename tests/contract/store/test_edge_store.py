@@ -1,6 +1,7 @@
 """What only the store on a directory must do: outlive its process, and refuse another model's directory."""
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -12,25 +13,26 @@ import pytest
 from numpy.typing import NDArray
 
 from contract.store.samples import (
-    KEY_SIZE,
     MODEL_VERSION,
-    PROMPT_SHAPE,
+    PROMPT_WIDTH,
+    VECTOR_SIZE,
     axis,
     make_fact,
     make_write,
     prompt_of,
+    same_tokens,
+    tokens_of,
 )
 from contract.store.writer_process import BATCH_SIZE, NAMESPACE, batch
 from recipe_common.errors import FailedPreconditionError
-from recipe_store import StoreUnavailableError, point_store
+from recipe_store import StoreUnavailableError
 from recipe_store.edge_store import FLUSH_EVERY, METADATA_FILE, EdgeStore, open_edge_store
-from recipe_store.point_store import LEADING_CANDIDATES, LEADING_NUMBERS, SCANNED_FACTS
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
 
 
 def open_at(path: Path) -> EdgeStore:
-    return open_edge_store(path, MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)
+    return open_edge_store(path, MODEL_VERSION, VECTOR_SIZE, PROMPT_WIDTH)
 
 
 def test_facts_are_there_after_reopening(tmp_path: Path) -> None:
@@ -40,8 +42,9 @@ def test_facts_are_there_after_reopening(tmp_path: Path) -> None:
     store.close()
     reopened = open_at(tmp_path / "new" / "folder")
     reopened.write([make_write(make_fact("n", "f", 1, 9))])
-    (match,) = reopened.search(axis(0), namespace="n", as_of=NOW)
+    (match,) = reopened.search(axis(0), namespace="n", as_of=NOW, limit=1)
     assert (match.fact, match.similarity) == (fact, 1.0)
+    assert same_tokens(match.tokens, tokens_of(5))
     np.testing.assert_array_equal(reopened.prompt(match), prompt_of(5))
     assert reopened.count("n") == 1
     reopened.close()
@@ -62,6 +65,7 @@ def test_a_write_that_returned_survives_sigkill(tmp_path: Path) -> None:
         for match, prompt in zip(matches, prompts, strict=True):
             assert match.fact in (possible[match.fact.fact_id], under_way[match.fact.fact_id])
             np.testing.assert_array_equal(prompt, prompt_of(match.fact.position.offset))
+            assert same_tokens(match.tokens, tokens_of(match.fact.position.offset))
 
 
 def _write_until_killed(path: Path, first_batch: int) -> int:
@@ -93,20 +97,27 @@ def test_a_write_ahead_log_of_many_files_is_written_and_read(tmp_path: Path) -> 
 def test_another_model_versions_directory_is_refused(tmp_path: Path) -> None:
     open_at(tmp_path).close()
     with pytest.raises(FailedPreconditionError) as error:
-        open_edge_store(tmp_path, "model-2", KEY_SIZE, PROMPT_SHAPE)
+        open_edge_store(tmp_path, "model-2", VECTOR_SIZE, PROMPT_WIDTH)
     assert str(error.value) == (
         f"the knowledge base in {tmp_path} was made for model version 'model-1' "
-        "(key size 8, prompt shape [2, 4]), but this service runs model version 'model-2' "
-        "(key size 8, prompt shape [2, 4]); "
+        "(format 2, vector size 8, prompt width 4), but this service runs model version 'model-2' "
+        "(format 2, vector size 8, prompt width 4); "
         "configure another directory, or delete this one and rebuild it from the log"
     )
 
 
-@pytest.mark.parametrize(("key_size", "prompt_shape"), [(9, PROMPT_SHAPE), (KEY_SIZE, (4, 2))])
-def test_other_sizes_are_refused(tmp_path: Path, key_size: int, prompt_shape: tuple[int, int]) -> None:
+def test_a_directory_of_the_format_before_is_refused(tmp_path: Path) -> None:
+    before = {"model_version": MODEL_VERSION, "key_size": VECTOR_SIZE, "prompt_shape": [2, PROMPT_WIDTH]}
+    (tmp_path / METADATA_FILE).write_text(json.dumps(before), encoding="utf-8")
+    with pytest.raises(FailedPreconditionError, match=r"was made for model version 'model-1' \(format 1, "):
+        open_at(tmp_path)
+
+
+@pytest.mark.parametrize(("vector_size", "prompt_width"), [(9, PROMPT_WIDTH), (VECTOR_SIZE, 2)])
+def test_other_sizes_are_refused(tmp_path: Path, vector_size: int, prompt_width: int) -> None:
     open_at(tmp_path).close()
     with pytest.raises(FailedPreconditionError, match="this service runs model version 'model-1'"):
-        open_edge_store(tmp_path, MODEL_VERSION, key_size, prompt_shape)
+        open_edge_store(tmp_path, MODEL_VERSION, vector_size, prompt_width)
 
 
 def test_a_directory_that_lost_its_metadata_is_refused(tmp_path: Path) -> None:
@@ -129,59 +140,85 @@ def test_a_directory_of_other_files_is_left_alone(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["letters.txt"]
 
 
-def require_exact(store: EdgeStore, keys: NDArray[np.float32], query: NDArray[np.float32]) -> None:
-    """The best fact and its score are those of a full scan, and a threshold above it lets nothing through."""
-    scores = keys @ query
-    best = int(scores.argmax())
-    exact = float(scores[best])
-    hit = store.hit(query, namespace="n", as_of=NOW, threshold=exact - 0.01, crowd_weight=0.0)
-    assert hit is not None
-    assert hit.fact.fact_id == str(best)
-    assert hit.similarity == pytest.approx(exact, rel=1e-6)
-    assert store.hit(query, namespace="n", as_of=NOW, threshold=exact + 0.01, crowd_weight=0.0) is None
+SIZE = 1024
+COUNT = 3_000  # of this size, more than the engine leaves without an index: 10 MB
 
 
-def test_a_large_base_gives_exact_scores_and_the_decisions_of_a_full_scan_indexed_or_not(tmp_path: Path) -> None:
-    rng, size, count = np.random.default_rng(0), LEADING_NUMBERS + 64, SCANNED_FACTS + 2_000
-    # As an encoder makes them: of mean zero, the first numbers the largest.
-    spread = 1 / np.sqrt(np.arange(1, size + 1))
-    keys = (rng.normal(size=(count, size)) * spread).astype(np.float32)
-    questions = (keys[:50] + 0.7 * rng.normal(size=(50, size)) * spread).astype(np.float32)
-    store = open_edge_store(tmp_path, MODEL_VERSION, size, PROMPT_SHAPE)
-    for start in range(0, count, 1_000):
-        rows = range(start, min(start + 1_000, count))
-        store.write([make_write(make_fact("n", str(row), 1, row), keys[row]) for row in rows])
-    for query in questions:
-        require_exact(store, keys, query)
-    assert store.index() == count
-    for query in questions:
-        require_exact(store, keys, query)
-    store.write([make_write(make_fact("n", "late", 1, count), keys[0] * 2)])  # not indexed, and found all the same
-    (late,) = store.search(keys[0], namespace="n", as_of=NOW)
-    assert late.fact.fact_id == "late"
+def fill(store: EdgeStore, rng: np.random.Generator) -> NDArray[np.float32]:
+    """COUNT facts about 100 subjects; those of the second half of each hundred have expired."""
+    subjects = rng.normal(size=(COUNT // 100, 1, SIZE))
+    vectors = (subjects + rng.normal(size=(COUNT // 100, 100, SIZE))).astype(np.float32).reshape(COUNT, SIZE)
+    for start in range(0, COUNT, 500):
+        facts = [
+            make_fact("n", str(row), 1, row % 1000, valid_until=NOW if row % 100 >= 50 else None)
+            for row in range(start, start + 500)
+        ]
+        store.write([make_write(fact, vectors[int(fact.fact_id)]) for fact in facts])
+    return vectors
+
+
+def share_found(store: EdgeStore, vectors: NDArray[np.float32], rng: np.random.Generator) -> float:
+    """Of the eight valid facts nearest to questions about expired facts, by a full scan, the share that is found."""
+    valid = np.arange(COUNT) % 100 < 50
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    right = []
+    for row in range(99, COUNT, 100):
+        query = vectors[row] + 0.5 * rng.normal(size=SIZE).astype(np.float32)
+        cosines = np.where(valid, units @ query / np.linalg.norm(query), -1.0)
+        best = np.argsort(-cosines)[:8]
+        matches = {m.fact.fact_id: m.similarity for m in store.search(query, namespace="n", as_of=NOW, limit=8)}
+        assert len(matches) == 8
+        assert matches == pytest.approx({fact_id: cosines[int(fact_id)] for fact_id in matches}, abs=1e-5)
+        right += [str(number) in matches for number in best]
+    return float(np.mean(right))
+
+
+def test_a_large_base_finds_the_valid_nearest_indexed_or_not(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    store = open_edge_store(tmp_path, MODEL_VERSION, SIZE, PROMPT_WIDTH)
+    vectors = fill(store, rng)
+    assert share_found(store, vectors, rng) == 1.0
+    assert store.index() == COUNT
+    assert share_found(store, vectors, rng) > 0.95
     store.close()
 
 
-@pytest.mark.parametrize("crowds_are_noticed", [True, False])
-def test_a_fact_is_found_among_many_that_only_their_last_numbers_tell_apart(
-    tmp_path: Path, crowds_are_noticed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not crowds_are_noticed:
-        monkeypatch.setattr(point_store, "CROWD_WIDTH", 0.0)
-    rng, size, count = np.random.default_rng(0), LEADING_NUMBERS + 64, 4 * LEADING_CANDIDATES
-    keys = np.zeros((count, size), np.float32)
-    keys[:, 0] = 20.0
-    keys[:, LEADING_NUMBERS:] = 0.7 * rng.normal(size=(count, 64))
-    store = open_edge_store(tmp_path, MODEL_VERSION, size, PROMPT_SHAPE)
-    store.write([make_write(make_fact("n", str(row), 1, row), keys[row]) for row in range(count)])
+def test_what_changes_after_indexing_is_found_as_it_is_now(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    store = open_edge_store(tmp_path, MODEL_VERSION, SIZE, PROMPT_WIDTH)
+    vectors = fill(store, rng)
+    store.index()
 
-    found = [
-        store.hit(key, namespace="n", as_of=NOW, threshold=float(key @ key) - 0.1, crowd_weight=0.0)
-        for key in keys[::10]
-    ]
+    def nearest(vector: NDArray[np.float32]) -> tuple[str, int]:
+        (match,) = store.search(vector, namespace="n", as_of=NOW, limit=1)
+        return match.fact.fact_id, match.fact.revision
 
-    right = [match is not None and match.fact.fact_id == str(10 * row) for row, match in enumerate(found)]
-    assert all(right) == crowds_are_noticed
+    store.write([make_write(make_fact("n", "0", 2, COUNT), vectors[0] - 2 * vectors[200])])
+    store.write([make_write(make_fact("n", "late", 1, COUNT), vectors[51] * 2)])
+    store.write([make_write(make_fact("n", "1", 2, COUNT, retracted=True))])
+    assert nearest(vectors[0] - 2 * vectors[200]) == ("0", 2)
+    assert nearest(vectors[51]) == ("late", 1)
+    assert nearest(vectors[0])[0] != "0"
+    assert nearest(vectors[1])[0] != "1"
+    store.write([make_write(make_fact("n", "1", 3, COUNT), vectors[1])])
+    assert nearest(vectors[1]) == ("1", 3)
+    store.close()
+
+
+def test_small_namespaces_find_their_own_among_thousands_of_points_indexed_or_not(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    store = open_edge_store(tmp_path, MODEL_VERSION, SIZE, PROMPT_WIDTH)
+    large = fill(store, rng)
+    own = (large[:1_000] + 3 * rng.normal(size=(1_000, SIZE))).astype(np.float32).reshape(100, 10, SIZE)
+    for name, vectors in enumerate(own):
+        store.write([make_write(make_fact(f"n{name}", str(n), 1, n), vector) for n, vector in enumerate(vectors)])
+    units = own / np.linalg.norm(own, axis=-1, keepdims=True)
+    for indexed in (0, COUNT + 1_000):
+        assert indexed == 0 or store.index() == indexed
+        for name in range(0, 100, 5):
+            query = large[10 * name]  # far nearer to facts of the large namespace
+            matches = store.search(query, namespace=f"n{name}", as_of=NOW, limit=8)
+            assert [match.fact.fact_id for match in matches] == [str(n) for n in np.argsort(-units[name] @ query)[:8]]
     store.close()
 
 

@@ -1,36 +1,58 @@
 """What every backend of the knowledge base must do; one suite for all of them."""
 
 import hashlib
-import math
 import threading
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from contract.store.backends import Backend
-from contract.store.samples import KEY_SIZE, PROMPT_SHAPE, axis, make_fact, make_write, prompt_of
+from contract.store.samples import (
+    PROMPT_WIDTH,
+    VECTOR_SIZE,
+    axis,
+    make_fact,
+    make_write,
+    prompt_of,
+    same_tokens,
+    similar,
+    tokens_of,
+)
 from recipe_common.errors import InvalidArgumentError
-from recipe_store import CorruptPromptError, Fact, FactWrite, LogPosition, point_store
-from recipe_store.crowd import CROWD_FACTS, CROWD_WIDTH
+from recipe_common.token_states import ROLE_ALIAS, ROLE_ANSWER, ROLE_QUESTION, TokenStates
+from recipe_store import CorruptPromptError, CorruptTokensError, FactWrite, LogPosition, Match
 from recipe_store.filters import Where, in_namespace
-from recipe_store.payload import Payload, point_id
-from recipe_store.point_store import LEADING_CANDIDATES, Part, PointStore
-from recipe_store.prompt_codec import encode_prompt
+from recipe_store.payload import Part, Payload, point_id
+from recipe_store.point_store import PointStore
+from recipe_store.prompt_codec import MAX_PROMPT_TOKENS, encode_prompt
+from recipe_store.token_codec import encode_tokens
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
 
-def found(store: PointStore, namespace: str, as_of: datetime = NOW, limit: int = 10) -> list[str]:
-    """Ids of the facts that a query along all axes matches."""
-    query = np.ones(KEY_SIZE, np.float32)
-    return [m.fact.fact_id for m in store.search(query, namespace=namespace, as_of=as_of, limit=limit)]
+def near(
+    store: PointStore,
+    namespace: str,
+    vector: NDArray[np.float32] | None = None,
+    *,
+    as_of: datetime | None = NOW,
+    limit: int = 10,
+    min_similarity: float | None = None,
+) -> list[Match]:
+    """What a search finds, by default along the first axis."""
+    vector = axis(0) if vector is None else vector
+    return store.search(vector, namespace=namespace, as_of=as_of, limit=limit, min_similarity=min_similarity)
+
+
+def found(store: PointStore, namespace: str, as_of: datetime | None = NOW, limit: int = 10) -> list[str]:
+    """Ids of the facts that a vector along all axes finds."""
+    matches = near(store, namespace, np.ones(VECTOR_SIZE, np.float32), as_of=as_of, limit=limit)
+    return [match.fact.fact_id for match in matches]
 
 
 # Reading
@@ -131,145 +153,119 @@ def test_namespaces_do_not_see_each_other(store: PointStore, namespace: str) -> 
 # Searching
 
 
-def test_search_gives_similarity_fact_and_prompt_bit_exactly(store: PointStore, namespace: str) -> None:
-    bits = np.array([0x0001, 0x3C01, 0x7BFF, 0x8000, 0xFBFF, 0x03FF, 0x0400, 0x5555], np.uint16)
-    prompt = bits.view(np.float16).reshape(PROMPT_SHAPE)
+HALVES = np.array([0x0001, 0x3C01, 0x7BFF, 0x8000, 0xFBFF, 0x03FF, 0x0400, 0x5555], np.uint16).view(np.float16)
+
+
+def test_search_gives_similarity_fact_tokens_and_prompt_bit_exactly(store: PointStore, namespace: str) -> None:
+    prompt = HALVES.reshape(2, PROMPT_WIDTH)
+    ids = np.array([0, 30_521, 2**31 - 1], np.int32)
+    roles = np.array([ROLE_QUESTION, ROLE_ANSWER, ROLE_ALIAS], np.uint8)
+    tokens = TokenStates(ids, roles, np.stack([HALVES, HALVES[::-1], -HALVES]))
     fact = make_fact(namespace, "f", 1, 0)
-    store.write([FactWrite(fact, axis(2, 1.5), prompt)])
-    (match,) = store.search(axis(2, -3.0), namespace=namespace, as_of=NOW)
-    assert (match.fact, match.similarity) == (fact, -4.5)
+    store.write([FactWrite(fact, axis(2), tokens, prompt)])
+    (match,) = near(store, namespace, axis(2, -1.0))
+    assert (match.fact, match.similarity) == (fact, -1.0)
+    assert same_tokens(match.tokens, tokens)
     read = store.prompt(match)
     assert read is not None
     assert read.dtype == np.float16
-    assert read.shape == PROMPT_SHAPE
+    assert read.shape == prompt.shape
     assert read.tobytes() == prompt.tobytes()
     assert match.prompt_sha256 == hashlib.sha256(prompt.tobytes()).hexdigest()
 
 
+@pytest.mark.parametrize("length", [1, 17, MAX_PROMPT_TOKENS])
+def test_a_prompt_and_a_text_are_as_long_as_they_need_to_be(store: PointStore, namespace: str, length: int) -> None:
+    store.write([make_write(make_fact(namespace, "other", 1, 0), axis(1))])
+    tokens, prompt = tokens_of(0.5, length), prompt_of(0.25, length)
+    store.write([FactWrite(make_fact(namespace, "f", 1, 0), axis(0), tokens, prompt)])
+    (match,) = near(store, namespace, min_similarity=0.5)
+    assert same_tokens(match.tokens, tokens)
+    np.testing.assert_array_equal(store.prompt(match), prompt)
+
+
+def test_tokens_come_back_the_same_each_time_and_cannot_be_changed(store: PointStore, namespace: str) -> None:
+    store.write([make_write(make_fact(namespace, "f", 1, 3))])
+    for _ in range(2):
+        (match,) = near(store, namespace)
+        assert same_tokens(match.tokens, tokens_of(3))
+        for part in (match.tokens.ids, match.tokens.roles, match.tokens.states):
+            assert not part.flags.writeable
+
+
 def test_the_prompt_of_a_revision_that_has_been_replaced_is_not_there(store: PointStore, namespace: str) -> None:
     store.write([make_write(make_fact(namespace, "f", 1, 0))])
-    (match,) = store.search(axis(0), namespace=namespace, as_of=NOW)
+    (match,) = near(store, namespace)
     store.write([make_write(make_fact(namespace, "f", 2, 1))])
     assert store.prompt(match) is None
-    (newest,) = store.search(axis(0), namespace=namespace, as_of=NOW)
+    (newest,) = near(store, namespace)
     store.write([make_write(make_fact(namespace, "f", 3, 2, retracted=True))])
     assert store.prompt(newest) is None
 
 
-def test_similarity_is_the_inner_product_not_the_cosine(store: PointStore, namespace: str) -> None:
+def test_similarity_is_the_cosine_however_long_the_vectors(store: PointStore, namespace: str) -> None:
     store.write([make_write(make_fact(namespace, "parallel", 1, 0), axis(0))])
-    store.write([make_write(make_fact(namespace, "long", 1, 1), np.full(KEY_SIZE, 10, np.float32))])
-    matches = store.search(axis(0, 2.0), namespace=namespace, as_of=NOW, limit=2)
-    assert [(m.fact.fact_id, m.similarity) for m in matches] == [("long", 20.0), ("parallel", 2.0)]
+    store.write([make_write(make_fact(namespace, "long", 1, 1), similar(0.6) * 10)])
+    matches = near(store, namespace, axis(0) * 2)
+    assert [m.fact.fact_id for m in matches] == ["parallel", "long"]
+    assert [m.similarity for m in matches] == pytest.approx([1.0, 0.6], abs=1e-6)
 
 
 def test_a_small_base_is_searched_exactly(store: PointStore, namespace: str) -> None:
     rng = np.random.default_rng(0)
-    keys = rng.normal(size=(200, KEY_SIZE)).astype(np.float32)
-    store.write([make_write(make_fact(namespace, str(n), 1, n), key) for n, key in enumerate(keys)])
-    for query in rng.normal(size=(20, KEY_SIZE)).astype(np.float32):
-        best = np.argsort(-(keys @ query))[:10]
-        matches = store.search(query, namespace=namespace, as_of=NOW, limit=10)
+    vectors = rng.normal(size=(200, VECTOR_SIZE)).astype(np.float32)
+    store.write([make_write(make_fact(namespace, str(n), 1, n), vector) for n, vector in enumerate(vectors)])
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    for query in rng.normal(size=(20, VECTOR_SIZE)).astype(np.float32):
+        cosines = units @ query / np.linalg.norm(query)
+        best = np.argsort(-cosines)[:10]
+        matches = near(store, namespace, query)
         assert [m.fact.fact_id for m in matches] == [str(n) for n in best]
+        assert [m.similarity for m in matches] == pytest.approx(cosines[best], abs=1e-6)
 
 
-# Hitting
+def test_what_is_less_similar_than_asked_for_is_not_found(store: PointStore, namespace: str) -> None:
+    for number, similarity in enumerate((1.0, 0.8, 0.5, 0.0, -0.5)):
+        store.write([make_write(make_fact(namespace, str(similarity), 1, number), similar(similarity))])
+
+    def at_least(similarity: float | None) -> list[str]:
+        return [match.fact.fact_id for match in near(store, namespace, min_similarity=similarity)]
+
+    assert at_least(None) == at_least(-1.0) == ["1.0", "0.8", "0.5", "0.0", "-0.5"]
+    assert at_least(-0.1) == ["1.0", "0.8", "0.5", "0.0"]
+    assert at_least(0.49) == ["1.0", "0.8", "0.5"]
+    assert at_least(0.51) == ["1.0", "0.8"]
+    assert at_least(1.0) == ["1.0"]
 
 
-def hit(
-    store: PointStore, namespace: str, query: NDArray[np.float32], threshold: float, crowd: float = 0.0
-) -> str | None:
-    """Id of the fact that a query hits."""
-    match = store.hit(query, namespace=namespace, as_of=NOW, threshold=threshold, crowd_weight=crowd)
-    return None if match is None else match.fact.fact_id
+def test_where_nothing_is_near_no_payload_is_read(
+    store: PointStore, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write([make_write(make_fact(namespace, "f", 1, 0), similar(0.8))])
+    reads: list[int] = []
+    find = store._nearest
+
+    def noted(
+        vector: NDArray[np.float32], where: Where, limit: int, above: float | None
+    ) -> list[tuple[Payload, float]]:
+        payloads = find(vector, where, limit, above)
+        reads.append(len(payloads))
+        return list(payloads)
+
+    monkeypatch.setattr(store, "_nearest", noted)
+    monkeypatch.setattr(store, "_fetch", None)
+    assert near(store, namespace, min_similarity=0.9) == []
+    assert reads == [0]
 
 
-def test_only_a_similarity_strictly_above_the_threshold_hits(store: PointStore, namespace: str) -> None:
-    store.write([make_write(make_fact(namespace, "f", 1, 0), axis(0, 2.0))])
-    just_below = float(np.nextafter(np.float32(6.0), np.float32(0.0)))
-    just_above = float(np.nextafter(np.float32(6.0), np.float32(9.0)))
-    hits = [hit(store, namespace, axis(0, 3.0), threshold) for threshold in (just_below, 6.0, just_above)]
-    assert hits == ["f", None, None]
-
-
-def test_the_threshold_may_be_negative_or_zero(store: PointStore, namespace: str) -> None:
-    store.write([make_write(make_fact(namespace, "f", 1, 0), axis(0, -1.0))])
-    assert [hit(store, namespace, axis(0), threshold) for threshold in (-2.0, -1.0, 0.0)] == ["f", None, None]
-
-
-def test_a_miss_reads_no_fact(store: PointStore, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.write([make_write(make_fact(namespace, "f", 1, 0), axis(5, 200.0))])  # far from the facts of other tests
-    reads: list[Sequence[str]] = []
-    fetch = store._fetch
-
-    def noted(ids: Sequence[str], part: Part = Part.WITHOUT_PROMPT) -> Mapping[str, Payload]:
-        reads.append(ids)
-        return fetch(ids, part)
-
-    monkeypatch.setattr(store, "_fetch", noted)
-    monkeypatch.setattr(store, "_nearest", None)
-    assert [hit(store, namespace, axis(5), threshold, 1.0) for threshold in (200.0, 199.0)] == [None, "f"]
-    assert reads == [[point_id(namespace, "f")]]
-
-
-UNIT = KEY_SIZE**0.5  # of similarities
-
-
-def stating(namespace: str, fact_id: str, **changes: Any) -> Fact:
-    """A fact that states something of its own."""
-    return make_fact(namespace, fact_id, 1, 0, statement=f"The state of {fact_id} is unknown.", **changes)
-
-
-@pytest.mark.parametrize("rivals", [1, 4, CROWD_FACTS - 1, 2 * CROWD_FACTS])
-def test_a_fact_in_a_crowd_must_beat_the_threshold_by_more(store: PointStore, namespace: str, rivals: int) -> None:
-    facts = [stating(namespace, str(number)) for number in range(rivals + 1)]
-    store.write([make_write(facts[0], axis(0, 5.0)), *(make_write(fact, axis(0, 4.5)) for fact in facts[1:])])
-    counted = min(rivals, CROWD_FACTS - 1)
-    rise = 2.0 * UNIT * math.log(1 + counted * math.exp(-0.5 / UNIT))
-
-    hits = [hit(store, namespace, axis(0), 5.0 - rise + step, 2.0) for step in (-0.01, 0.01)]
-
-    assert hits == ["0", None]
-    assert hit(store, namespace, axis(0), 4.99) == "0"  # where a crowd does not matter
-
-
-def test_what_is_much_less_similar_is_no_crowd(store: PointStore, namespace: str) -> None:
-    far = 10.0 - (CROWD_WIDTH + 0.01) * UNIT
-    facts = [stating(namespace, str(number)) for number in range(9)]
-    store.write([make_write(facts[0], axis(0, 10.0)), *(make_write(fact, axis(0, far)) for fact in facts[1:])])
-    assert hit(store, namespace, axis(0), 9.99, 2.0) == "0"
-
-
-def test_only_facts_that_could_answer_otherwise_are_rivals(store: PointStore, namespace: str) -> None:
-    best = stating(namespace, "best")
-    others = [
-        *(stating(f"{namespace}-other", str(number)) for number in range(3)),
-        *(stating(namespace, f"expired {number}", valid_until=NOW) for number in range(3)),
-        *(stating(namespace, f"to come {number}", valid_from=NOW + MICROSECOND) for number in range(3)),
-        *(replace(best, fact_id=f"the same {number}") for number in range(3)),
-    ]
-    store.write([make_write(best, axis(0, 5.0)), *(make_write(fact, axis(0, 4.9)) for fact in others)])
-    assert hit(store, namespace, axis(0), 4.99, 2.0) == "best"
-    store.write([make_write(stating(namespace, "rival"), axis(0, 4.9))])
-    assert hit(store, namespace, axis(0), 4.99, 2.0) is None
-
-
-def test_facts_that_do_not_count_hide_no_rivals(store: PointStore, namespace: str) -> None:
-    best = stating(namespace, "best")
-    expired = [stating(namespace, f"expired {number}", valid_until=NOW) for number in range(2 * CROWD_FACTS)]
-    rivals = [stating(namespace, f"rival {number}") for number in range(2 * CROWD_FACTS)]
-    store.write([make_write(best, axis(0, 5.0))])
-    store.write([make_write(fact, axis(0, 4.95)) for fact in expired])
-    store.write([make_write(fact, axis(0, 4.9)) for fact in rivals])
-    rise = 2.0 * UNIT * math.log(1 + (CROWD_FACTS - 1) * math.exp(-0.1 / UNIT))
-    assert [hit(store, namespace, axis(0), 5.0 - rise + step, 2.0) for step in (-0.01, 0.01)] == ["best", None]
-
-
-def test_a_crowd_around_a_fact_that_does_not_count_is_none_of_the_next_one(store: PointStore, namespace: str) -> None:
-    expired = [stating(namespace, f"expired {number}", valid_until=NOW) for number in range(4)]
-    store.write([make_write(fact, axis(0, 6.0)) for fact in expired])
-    store.write([make_write(stating(namespace, "valid"), axis(0, 5.0))])
-    assert hit(store, namespace, axis(0), 4.99, 2.0) == "valid"
+def test_search_does_not_read_prompts(store: PointStore, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write([make_write(make_fact(namespace, "f", 1, 0))])
+    (payload, _), *_ = store._nearest(axis(0), Where(), 1, None)
+    assert "data" in payload["tokens"]
+    assert set(payload["prompt"]) == {"shape", "dtype", "sha256"}
+    for part, present in ((Part.FACT, set()), (Part.WITH_PROMPT, {"prompt"})):
+        (payload,) = store._fetch([point_id(namespace, "f")], part).values()
+        assert payload.keys() & {"tokens", "prompt"} == present
 
 
 def test_validity_includes_its_start_and_excludes_its_end(store: PointStore, namespace: str) -> None:
@@ -282,8 +278,8 @@ def test_validity_includes_its_start_and_excludes_its_end(store: PointStore, nam
 def test_facts_that_are_not_valid_take_no_valid_facts_place(store: PointStore, namespace: str) -> None:
     store.write(
         [
-            make_write(make_fact(namespace, "expired", 1, 0, valid_until=NOW), axis(0, 4.0)),
-            make_write(make_fact(namespace, "not yet", 1, 1, valid_from=NOW + MICROSECOND), axis(0, 3.0)),
+            make_write(make_fact(namespace, "expired", 1, 0, valid_until=NOW), similar(0.9)),
+            make_write(make_fact(namespace, "not yet", 1, 1, valid_from=NOW + MICROSECOND), similar(0.8)),
             make_write(make_fact(namespace, "retracted", 1, 2, retracted=True)),
             make_write(make_fact(namespace, "valid", 1, 3), axis(0, -1.0)),
         ]
@@ -291,63 +287,65 @@ def test_facts_that_are_not_valid_take_no_valid_facts_place(store: PointStore, n
     assert found(store, namespace, limit=1) == ["valid"]
 
 
-def test_many_facts_that_are_not_valid_hide_no_valid_one(store: PointStore, namespace: str) -> None:
-    facts = [make_fact(namespace, str(number), 1, number, valid_until=NOW) for number in range(8)]
-    store.write([make_write(fact, axis(0, 4.0)) for fact in facts])
-    store.write([make_write(make_fact(namespace, "valid", 1, 99), axis(0, 2.0))])
-    assert found(store, namespace, limit=1) == ["valid"]
+@pytest.mark.parametrize("limit", [1, 3, 8])
+def test_many_facts_that_are_not_valid_hide_no_valid_one(store: PointStore, namespace: str, limit: int) -> None:
+    expired = [make_fact(namespace, f"expired {n}", 1, n, valid_until=NOW) for n in range(100)]
+    to_come = [make_fact(namespace, f"to come {n}", 1, n, valid_from=NOW + MICROSECOND) for n in range(100)]
+    store.write([make_write(fact, similar(0.99 - n / 1e4)) for n, fact in enumerate(expired + to_come)])
+    gone = [make_fact(namespace, f"gone {n}", 2, n, retracted=True) for n in range(20)]
+    store.write([make_write(replace(fact, revision=1, retracted=False), axis(0)) for fact in gone])
+    store.write([make_write(fact) for fact in gone])
+    valid = [make_fact(namespace, str(n), 1, n, valid_until=NOW + MICROSECOND) for n in range(8)]
+    store.write([make_write(fact, similar(0.9 - n / 10)) for n, fact in enumerate(valid)])
+
+    matches = near(store, namespace, limit=limit, min_similarity=0.05)
+
+    assert [match.fact for match in matches] == valid[:limit]
+    at_any_time = near(store, namespace, as_of=None, limit=limit)
+    assert [match.fact for match in at_any_time] == expired[:limit]
+
+
+def test_some_facts_that_are_not_valid_among_the_nearest_leave_no_gap(store: PointStore, namespace: str) -> None:
+    facts = [make_fact(namespace, str(n), 1, n, valid_until=NOW if n % 2 else None) for n in range(12)]
+    store.write([make_write(fact, similar(0.95 - n / 20)) for n, fact in enumerate(facts)])
+    assert [match.fact.fact_id for match in near(store, namespace, limit=4)] == ["0", "2", "4", "6"]
+    assert [match.fact.fact_id for match in near(store, namespace, limit=9)] == ["0", "2", "4", "6", "8", "10"]
 
 
 def test_many_facts_of_another_namespace_hide_none(store: PointStore, namespace: str) -> None:
-    others = [make_fact(f"{namespace}-other", str(number), 1, number) for number in range(8)]
-    store.write([make_write(fact, axis(0, 4.0)) for fact in others])
-    store.write([make_write(make_fact(namespace, "own", 1, 99), axis(0, 2.0))])
-    assert found(store, namespace, limit=1) == ["own"]
-    assert found(store, f"{namespace}-none", limit=1) == []
+    others = [make_fact(f"{namespace}-other", str(number), 1, number) for number in range(100)]
+    store.write([make_write(fact) for fact in others])
+    store.write([make_write(make_fact(namespace, "own", 1, 99), similar(0.5))])
+    assert found(store, namespace) == ["own"]
+    assert found(store, f"{namespace}-none") == []
 
 
-@pytest.mark.parametrize("many", [False, True])
-def test_only_of_many_points_are_other_namespaces_left_out_first(
-    store: PointStore, namespace: str, many: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(point_store, "MANY_POINTS", 1 if many else 1_000_000)
-    asked: list[Where | None] = []
-    near = store._nearest_by_leading
-
-    def noted(query: NDArray[np.float32], where: Where | None, threshold: float) -> Sequence[tuple[str, float]]:
-        asked.append(where)
-        return near(query, where, threshold)
-
-    monkeypatch.setattr(store, "_nearest_by_leading", noted)
-    store.write([make_write(make_fact(namespace, "mine", 1, 0), axis(0))])
-    store.write([make_write(make_fact(f"{namespace}-other", "theirs", 1, 1), axis(0))])
-
-    assert hit(store, namespace, axis(0), 0.5) == "mine"
-    assert asked == [in_namespace(namespace) if many else None]
+def test_each_of_many_namespaces_finds_its_own_among_many_points(store: PointStore, namespace: str) -> None:
+    rng = np.random.default_rng(0)
+    names = [f"{namespace}-{number}" for number in range(30)]
+    vectors = rng.normal(size=(len(names), 14, VECTOR_SIZE)).astype(np.float32)
+    for start in range(0, len(names), 15):
+        part = range(start, start + 15)
+        facts = ((name, n) for name in part for n in range(14))
+        store.write([make_write(make_fact(names[name], str(n), 1, n), vectors[name, n]) for name, n in facts])
+    units = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    for name in range(0, len(names), 10):
+        query = rng.normal(size=VECTOR_SIZE).astype(np.float32)
+        matches = near(store, names[name], query, limit=8)
+        assert {match.fact.namespace for match in matches} == {names[name]}
+        assert [match.fact.fact_id for match in matches] == [str(n) for n in np.argsort(-units[name] @ query)[:8]]
 
 
-def test_many_near_facts_of_another_namespace_hide_none(store: PointStore, namespace: str) -> None:
-    others = [make_fact(f"{namespace}-other", str(number), 1, number) for number in range(2 * LEADING_CANDIDATES)]
-    store.write([make_write(fact, axis(0, 2.0)) for fact in others])
-    store.write([make_write(make_fact(namespace, "own", 1, 999), axis(0, 1.9))])
-    assert hit(store, namespace, axis(0), 1.5) == "own"
-
-
-def test_points_are_counted_anew_after_a_while(
-    store: PointStore, namespace: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(point_store, "RECOUNT_SECONDS", 0.0)
-    monkeypatch.setattr(point_store, "MANY_POINTS", 1)
-    if store._points() == 0:  # a server may hold those of others
-        assert not store._holds_many()
-    store.write([make_write(make_fact(namespace, "f", 1, 0))])
-    assert store._holds_many()
-
-
-def test_positions_in_the_log_are_no_facts(store: PointStore, namespace: str) -> None:
-    store.advance([LogPosition("updates", 0, 7)])
+def test_markers_and_positions_in_the_log_are_never_found(store: PointStore, namespace: str) -> None:
+    store.advance([LogPosition(namespace, number, 7) for number in range(50)])
+    store.write([make_write(make_fact(namespace, f"new {n}", 1, n, retracted=True)) for n in range(50)])
+    store.write([make_write(make_fact(namespace, f"gone {n}", 1, n)) for n in range(50)])
+    store.write([make_write(make_fact(namespace, f"gone {n}", 2, n, retracted=True)) for n in range(50)])
     store.write([make_write(make_fact(namespace, "f", 1, 0), axis(0, -1.0))])
-    assert found(store, namespace) == ["f"]
+    for as_of in (NOW, None):
+        assert found(store, namespace, as_of) == ["f"]
+        assert near(store, "", as_of=as_of) == []
+    assert len(store._nearest(np.ones(VECTOR_SIZE, np.float32), in_namespace(namespace), 10, None)) == 1
 
 
 def test_an_open_end_of_validity_has_no_bound(store: PointStore, namespace: str) -> None:
@@ -373,7 +371,8 @@ def test_a_fact_that_changes_between_scoring_and_reading_is_no_match(
         make_fact(namespace, "still valid", 1, 3, valid_from=NOW, valid_until=NOW + MICROSECOND),
     ]
     store.write([make_write(fact) for fact in changed])
-    scored = [(point_id(namespace, fact.fact_id), 1.0) for fact in changed]
+    payloads = store._fetch([point_id(namespace, fact.fact_id) for fact in changed], Part.WITH_TOKENS)
+    scored = [(payload, 1.0) for payload in payloads.values()]
     monkeypatch.setattr(store, "_nearest", lambda *_: scored)
     assert found(store, namespace) == ["still valid"]
 
@@ -386,7 +385,11 @@ def test_a_fact_that_changes_between_scoring_and_reading_is_no_match(
         ("data", "*not base64*", "its data is not base64"),
         ("sha256", "0" * 64, "its SHA-256 does not match its data"),
         ("dtype", "float32", "its dtype is 'float32', not 'float16'"),
-        ("shape", [4, 2], r"its shape is \[4, 2\], not \[2, 4\]"),
+        ("shape", [4, 2], r"its shape is \[4, 2\], not \[1 to 256, 4\]"),
+        ("shape", [0, 4], r"its shape is \[0, 4\], not \[1 to 256, 4\]"),
+        ("shape", [257, 4], r"its shape is \[257, 4\], not \[1 to 256, 4\]"),
+        ("shape", [3, 4], "it holds 16 bytes, not 24"),
+        ("shape", "all", r"its shape is all, not \[1 to 256, 4\]"),
     ],
 )
 def test_a_corrupted_prompt_is_refused(
@@ -394,7 +397,9 @@ def test_a_corrupted_prompt_is_refused(
 ) -> None:
     backend.store.write([make_write(make_fact(namespace, "f", 1, 0))])
     backend.tamper(namespace, "f", {"prompt": {**encode_prompt(prompt_of(0.0)), field: value}})
-    with pytest.raises(CorruptPromptError, match=f"fact 'f' in namespace '{namespace}' is corrupt: {reason}"):
+    with pytest.raises(
+        CorruptPromptError, match=f"stored prompt of fact 'f' in namespace '{namespace}' is corrupt: {reason}"
+    ):
         read_prompt(backend.store, namespace)
 
 
@@ -406,19 +411,68 @@ def test_a_missing_prompt_is_refused(backend: Backend, namespace: str) -> None:
 
 
 def read_prompt(store: PointStore, namespace: str) -> None:
-    (match,) = store.search(axis(0), namespace=namespace, as_of=NOW)
+    (match,) = near(store, namespace)
     store.prompt(match)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("data", encode_tokens(tokens_of(2.0))["data"], "its SHA-256 does not match its data"),
+        ("data", "AAAA", "it holds 3 bytes, not 63"),
+        ("data", "*not base64*", "its data is not base64"),
+        ("data", "é", "its data is not base64"),
+        ("data", None, "it holds no data"),
+        ("sha256", "0" * 64, "its SHA-256 does not match its data"),
+        ("sha256", encode_tokens(tokens_of(2.0))["sha256"], "its SHA-256 does not match its data"),
+        ("sha256", None, "its SHA-256 does not match its data"),
+        ("dtype", "float16", "its dtype is 'float16', not"),
+        ("shape", [3, 7], "it holds 63 bytes, not 57"),
+        ("shape", [0, 8], r"its shape is \[0, 8\], not \[1 or more, 8\]"),
+        ("shape", [4, 8], "it holds 63 bytes, not 84"),
+    ],
+)
+def test_corrupted_tokens_are_refused(backend: Backend, namespace: str, field: str, value: object, reason: str) -> None:
+    backend.store.write([make_write(make_fact(namespace, "f", 1, 0))])
+    backend.tamper(namespace, "f", {"tokens": {**encode_tokens(tokens_of(0.0)), field: value}})
+    with pytest.raises(
+        CorruptTokensError, match=f"stored token data of fact 'f' in namespace '{namespace}' .*{reason}"
+    ):
+        near(backend.store, namespace)
+
+
+def test_tokens_that_are_not_there_are_refused_and_can_be_mended(backend: Backend, namespace: str) -> None:
+    store = backend.store
+    store.write([make_write(make_fact(namespace, "f", 1, 0))])
+    backend.tamper(namespace, "f", {"tokens": None})
+    with pytest.raises(CorruptTokensError, match="it holds no data"):
+        near(store, namespace)
+    assert store.get(namespace, "f") is not None
+    store.write([make_write(make_fact(namespace, "f", 2, 1))])
+    (match,) = near(store, namespace)
+    assert same_tokens(match.tokens, tokens_of(1))
+
+
+def test_the_digest_of_another_facts_tokens_does_not_make_them_this_ones(backend: Backend, namespace: str) -> None:
+    store = backend.store
+    store.write([make_write(make_fact(namespace, "other", 1, 2)), make_write(make_fact(namespace, "f", 1, 0))])
+    near(store, namespace)  # so that the store may have both at hand
+    stored = {**encode_tokens(tokens_of(0.0)), "sha256": encode_tokens(tokens_of(2.0))["sha256"]}
+    backend.tamper(namespace, "f", {"tokens": stored})
+    with pytest.raises(CorruptTokensError, match="its SHA-256 does not match its data"):
+        near(store, namespace)
 
 
 # Which revision stands
 
 
-def test_a_newer_revision_replaces_key_prompt_and_text(store: PointStore, namespace: str) -> None:
+def test_a_newer_revision_replaces_vector_tokens_prompt_and_text(store: PointStore, namespace: str) -> None:
     store.write([make_write(make_fact(namespace, "f", 1, 10), axis(0))])
     newer = make_fact(namespace, "f", 2, 3, statement="The capital of Testland is Sample Town.")
     store.write([make_write(newer, axis(1))])
-    (match,) = store.search(axis(1), namespace=namespace, as_of=NOW)
+    (match,) = near(store, namespace, axis(1))
     assert (match.fact, match.similarity) == (newer, 1.0)
+    assert same_tokens(match.tokens, tokens_of(3))
     np.testing.assert_array_equal(store.prompt(match), prompt_of(3))
     assert store.count(namespace) == 1
 
@@ -580,7 +634,7 @@ def test_an_applied_position_is_no_fact(store: PointStore, namespace: str) -> No
 def test_a_marker_does_not_match_a_query_that_scores_below_zero(store: PointStore, namespace: str) -> None:
     store.write([make_write(make_fact(namespace, "live", 1, 0), axis(0))])
     store.write([make_write(make_fact(namespace, "gone", 1, 1, retracted=True))])
-    matches = store.search(axis(0, -1.0), namespace=namespace, as_of=NOW, limit=5)
+    matches = near(store, namespace, axis(0, -1.0))
     assert [(m.fact.fact_id, m.similarity) for m in matches] == [("live", -1.0)]
 
 
@@ -594,8 +648,9 @@ def test_writers_and_readers_in_threads_agree_on_the_newest(store: PointStore, n
 
     def read() -> None:
         while not done.is_set():
-            for match in store.search(axis(0), namespace=namespace, as_of=NOW, limit=facts):
+            for match in near(store, namespace):
                 assert match.similarity == 1.0
+                assert same_tokens(match.tokens, tokens_of(match.fact.revision))
             store.count(namespace)
 
     with ThreadPoolExecutor(4) as pool:
@@ -618,14 +673,22 @@ def violated(error: pytest.ExceptionInfo[InvalidArgumentError]) -> list[str]:
 
 def test_a_write_that_does_not_fit_is_refused_whole(store: PointStore, namespace: str) -> None:
     good = make_write(make_fact(namespace, "good", 1, 0))
+    fact, gone = make_fact(namespace, "f", 1, 0), make_fact(namespace, "f", 1, 0, retracted=True)
+    tokens, prompt = tokens_of(0), prompt_of(0)
     bad = [
-        FactWrite(make_fact(namespace, "f", 1, 0), np.zeros(KEY_SIZE + 1, np.float32), prompt_of(0)),
-        FactWrite(make_fact(namespace, "f", 1, 0), np.zeros(KEY_SIZE, np.float64), prompt_of(0)),
-        FactWrite(make_fact(namespace, "f", 1, 0), np.full(KEY_SIZE, np.nan, np.float32), prompt_of(0)),
-        FactWrite(make_fact(namespace, "f", 1, 0), axis(0), np.zeros((4, 2), np.float16)),
-        FactWrite(make_fact(namespace, "f", 1, 0), axis(0), np.zeros(PROMPT_SHAPE, np.float32)),
-        FactWrite(make_fact(namespace, "f", 1, 0), None, None),
-        FactWrite(make_fact(namespace, "f", 1, 0, retracted=True), axis(0), prompt_of(0)),
+        FactWrite(fact, np.ones(VECTOR_SIZE + 1, np.float32), tokens, prompt),
+        FactWrite(fact, np.ones(VECTOR_SIZE, np.float64), tokens, prompt),
+        FactWrite(fact, np.full(VECTOR_SIZE, np.nan, np.float32), tokens, prompt),
+        FactWrite(fact, np.zeros(VECTOR_SIZE, np.float32), tokens, prompt),
+        FactWrite(fact, axis(0), tokens, np.zeros((4, PROMPT_WIDTH + 1), np.float16)),
+        FactWrite(fact, axis(0), tokens, np.zeros((2, PROMPT_WIDTH), np.float32)),
+        FactWrite(fact, axis(0), tokens, np.zeros((0, PROMPT_WIDTH), np.float16)),
+        FactWrite(fact, axis(0), tokens, np.zeros((MAX_PROMPT_TOKENS + 1, PROMPT_WIDTH), np.float16)),
+        FactWrite(fact, axis(0), tokens, np.zeros(PROMPT_WIDTH, np.float16)),
+        FactWrite(fact, None, None, None),
+        FactWrite(fact, axis(0), None, prompt),
+        FactWrite(gone, axis(0), tokens, prompt),
+        FactWrite(gone, None, tokens, None),
         make_write(make_fact(namespace, "f", -1, 0)),
         make_write(make_fact(namespace, "f", 2**63, 0)),
         make_write(make_fact(namespace, "f", 1, -1)),
@@ -633,10 +696,32 @@ def test_a_write_that_does_not_fit_is_refused_whole(store: PointStore, namespace
     with pytest.raises(InvalidArgumentError) as error:
         store.write([good, *bad])
     assert violated(error) == [
-        *("key", "key", "key", "prompt", "prompt", "retracted", "retracted"),
+        *(["vector"] * 4 + ["prompt"] * 5 + ["retracted"] * 4),
         *("revision", "revision", "position.offset"),
     ]
     assert store.get(namespace, "good") is None
+
+
+NO_TOKENS = TokenStates(np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros((0, VECTOR_SIZE), np.float16))
+
+
+@pytest.mark.parametrize(
+    ("field", "tokens"),
+    [
+        ("tokens.ids", replace(tokens_of(0), ids=np.zeros(3, np.int64))),
+        ("tokens.roles", replace(tokens_of(0), roles=np.zeros(2, np.uint8))),
+        ("tokens.roles", replace(tokens_of(0), roles=np.zeros(3, np.int8))),
+        ("tokens.states", replace(tokens_of(0), states=np.zeros((3, VECTOR_SIZE), np.float32))),
+        ("tokens.states", replace(tokens_of(0), states=np.zeros((2, VECTOR_SIZE), np.float16))),
+        ("tokens.states", tokens_of(np.nan)),
+        ("tokens.states", tokens_of(np.inf)),
+        ("tokens", NO_TOKENS),
+    ],
+)
+def test_tokens_that_do_not_fit_are_refused(store: PointStore, namespace: str, field: str, tokens: TokenStates) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        store.write([FactWrite(make_fact(namespace, "f", 1, 0), axis(0), tokens, prompt_of(0))])
+    assert violated(error) == [field]
 
 
 def test_a_time_without_a_zone_is_refused(store: PointStore, namespace: str) -> None:
@@ -652,20 +737,18 @@ def test_a_time_without_a_zone_is_refused(store: PointStore, namespace: str) -> 
         assert violated(error) == [field]
 
 
-def test_a_query_that_does_not_fit_is_refused(store: PointStore, namespace: str) -> None:
-    for query in (np.zeros(3, np.float32), np.full(KEY_SIZE, np.inf, np.float32)):
+def test_a_search_that_does_not_fit_is_refused(store: PointStore, namespace: str) -> None:
+    infinite = np.full(VECTOR_SIZE, np.inf, np.float32)
+    for vector in (np.ones(3, np.float32), infinite, np.zeros(VECTOR_SIZE, np.float32)):
         with pytest.raises(InvalidArgumentError) as error:
-            store.search(query, namespace=namespace, as_of=NOW, limit=0)
-        assert violated(error) == ["query", "limit"]
+            near(store, namespace, vector, limit=0, min_similarity=1.5)
+        assert violated(error) == ["vector", "limit", "min_similarity"]
     with pytest.raises(InvalidArgumentError) as error:
-        store.search(axis(0), namespace=namespace, as_of=datetime(2025, 1, 1))
+        near(store, namespace, min_similarity=float("nan"))
+    assert violated(error) == ["min_similarity"]
+    with pytest.raises(InvalidArgumentError) as error:
+        near(store, namespace, as_of=datetime(2025, 1, 1))
     assert violated(error) == ["as_of"]
-    with pytest.raises(InvalidArgumentError) as error:
-        store.hit(axis(0), namespace=namespace, as_of=datetime(2025, 1, 1), threshold=0.0, crowd_weight=0.0)
-    assert violated(error) == ["as_of"]
-    with pytest.raises(InvalidArgumentError) as error:
-        store.hit(np.zeros(3, np.float32), namespace=namespace, as_of=NOW, threshold=0.0, crowd_weight=0.0)
-    assert violated(error) == ["query"]
 
 
 def test_a_page_that_does_not_exist_is_refused(store: PointStore, namespace: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contract.store.samples import axis, make_fact, make_write, prompt_of
+from contract.store.samples import axis, make_fact, make_write, prompt_of, same_tokens, tokens_of
 from recipe_store import Fact, FactWrite
 from recipe_store.point_store import PointStore
 
@@ -62,6 +62,7 @@ def assert_state(store: PointStore, namespace: str, expected: dict[str, Fact]) -
     assert {match.fact.fact_id: match.fact for match in matches} == live
     for match in matches:
         np.testing.assert_array_equal(store.prompt(match), prompt_of(match.fact.position.offset))
+        assert same_tokens(match.tokens, tokens_of(match.fact.position.offset))
 
 
 def assert_history(store: PointStore, namespace: str, written: Iterable[FactWrite], expected: dict[str, Fact]) -> None:

@@ -4,7 +4,7 @@ import itertools
 import sys
 from pathlib import Path
 
-from contract.store.samples import KEY_SIZE, MODEL_VERSION, PROMPT_SHAPE, make_fact, make_write
+from contract.store.samples import MODEL_VERSION, PROMPT_WIDTH, VECTOR_SIZE, make_fact, make_write
 from recipe_store import FactWrite
 from recipe_store.edge_store import open_edge_store
 
@@ -20,7 +20,7 @@ def batch(number: int) -> list[FactWrite]:
 
 
 def main(path: Path, first_batch: int) -> None:
-    store = open_edge_store(path, MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)
+    store = open_edge_store(path, MODEL_VERSION, VECTOR_SIZE, PROMPT_WIDTH)
     for number in itertools.count(first_batch):
         store.write(batch(number))
         print(number, flush=True)

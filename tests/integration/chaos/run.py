@@ -23,7 +23,7 @@ from typing import get_args
 from kafka import KafkaConsumer, TopicPartition
 
 from brokers import ApacheKafka, Topics, apache_kafka
-from encoder_harness import KEY_SIZE, PROMPT_SHAPE
+from encoder_harness import PROMPT_WIDTH, VECTOR_SIZE
 from integration.chaos.publisher import NAMESPACE, Publisher
 from integration.chaos.victim import MODEL_VERSION, Plan, Stage
 from recipe_client.log import open_log
@@ -81,7 +81,7 @@ def run_chaos(kafka: ApacheKafka, folder: Path, kills: int, seed: int) -> Report
     finally:
         publisher.stop()
     _live_until_caught_up(kafka, folder)
-    with closing(open_edge_store(folder / "store", MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)) as store:
+    with closing(open_edge_store(folder / "store", MODEL_VERSION, VECTOR_SIZE, PROMPT_WIDTH)) as store:
         _judge(kafka.bootstrap_servers, store, publisher.acknowledged, report)
     report.seconds = round(time.monotonic() - started, 1)
     return report

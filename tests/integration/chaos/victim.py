@@ -14,7 +14,7 @@ from typing import Any, Literal
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
-from encoder_harness import KEY_SIZE, PROMPT_SHAPE, HashEncoder
+from encoder_harness import PROMPT_WIDTH, VECTOR_SIZE, HashEncoder
 from recipe_common.lifecycle import stop_on_signals
 from recipe_encoder.consumer import LogConsumer
 from recipe_encoder.metrics import EncoderMetrics
@@ -100,7 +100,7 @@ def main() -> None:
     arm(plan)
     settings = EncoderSettings(**plan.settings)
     assert settings.store_path is not None
-    with closing(open_edge_store(settings.store_path, MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)) as store:
+    with closing(open_edge_store(settings.store_path, MODEL_VERSION, VECTOR_SIZE, PROMPT_WIDTH)) as store:
         store.__class__ = OutageStore
         store.outage = plan.outage  # type: ignore[attr-defined]
         Worker(settings, HashEncoder(), store, EncoderMetrics(CollectorRegistry()), stop=stop_on_signals()).run()

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from brokers import Topics
-from encoder_harness import EncoderHarness, HashEncoder, key_of, prompt_of
+from encoder_harness import EncoderHarness, HashEncoder, prompt_of, tokens_of, vector_of
 from encoder_records import Record
 from integration.client.conftest import Recipe, run_recipe
 from recipe_client import redriving
@@ -19,6 +17,7 @@ from recipe_client.dead_letters import to_letter
 from recipe_client.log import open_log
 from recipe_common.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from recipe_encoder.events import KafkaRecord
+from recipe_model.encoded import EncodedFact
 from recipe_protos.knowledge.v1.knowledge_pb2 import KnowledgeUpdate
 from waiting import wait_for
 
@@ -26,8 +25,8 @@ from waiting import wait_for
 class BetterEncoder(HashEncoder):
     """A model that reads what the other one refuses."""
 
-    def encode(self, statements: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-        return np.stack([key_of(each) for each in statements]), np.stack([prompt_of(each) for each in statements])
+    def encode(self, statements: Sequence[str]) -> list[EncodedFact]:
+        return [EncodedFact(vector_of(each), tokens_of(each), prompt_of(each)) for each in statements]
 
 
 def consume(harness: EncoderHarness, *, dead_letters: int) -> None:

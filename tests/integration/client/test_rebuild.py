@@ -11,7 +11,7 @@ import pytest
 from qdrant_client import QdrantClient
 
 from contract.store.samples import make_fact, make_write
-from encoder_harness import KEY_SIZE, PROMPT_SHAPE, EncoderHarness, HashEncoder, key_of
+from encoder_harness import PROMPT_WIDTH, VECTOR_SIZE, EncoderHarness, HashEncoder, vector_of
 from recipe_client import rebuild
 from recipe_client.rebuild import Rebuild, Rebuilt
 from recipe_common.errors import FailedPreconditionError, NotFoundError
@@ -23,7 +23,7 @@ NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
 
 def base_of(client: QdrantClient, version: str = "hash-1") -> ClientStore:
-    return ClientStore(client, StoreSchema(version, KEY_SIZE, PROMPT_SHAPE))
+    return ClientStore(client, StoreSchema(version, VECTOR_SIZE, PROMPT_WIDTH))
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_queries_go_on_while_the_base_is_rebuilt(published: EncoderHarness, clie
     rebuilt(published, live)
 
     def ask() -> list[Match]:
-        return live.search(key_of("statement 20"), namespace=published.namespace, as_of=NOW)
+        return live.search(vector_of("statement 20"), namespace=published.namespace, as_of=NOW, limit=1)
 
     (before,) = ask()
     with asking(ask) as answers:

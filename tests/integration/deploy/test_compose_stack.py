@@ -164,9 +164,9 @@ from pathlib import Path
 from recipe_retriever import __main__ as service
 from recipe_store.edge_store import open_edge_store
 
-def opened(url, model_version, key_size, prompt_shape, **options):
+def opened(url, model_version, vector_size, prompt_width, **options):
     assert url == "http://qdrant:6333" and options["api_key"]
-    return open_edge_store(Path(sys.argv[1]), model_version, key_size, prompt_shape)
+    return open_edge_store(Path(sys.argv[1]), model_version, vector_size, prompt_width)
 
 service.open_client_store = opened
 sys.exit(service.main())

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 from brokers import Topics, broker_kind
-from encoder_harness import KEY_SIZE, PROMPT_SHAPE, EncoderHarness
+from encoder_harness import PROMPT_WIDTH, VECTOR_SIZE, EncoderHarness
 from recipe_store.edge_store import EdgeStore, open_edge_store
 
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeStore]:
-    opened = open_edge_store(tmp_path_factory.mktemp("store") / "edge", "hash-1", KEY_SIZE, PROMPT_SHAPE)
+    opened = open_edge_store(tmp_path_factory.mktemp("store") / "edge", "hash-1", VECTOR_SIZE, PROMPT_WIDTH)
     yield opened
     opened.close()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from brokers import broker_kind
-from encoder_harness import EncoderHarness, key_of, prompt_of
+from encoder_harness import EncoderHarness, prompt_of, vector_of
 from recipe_encoder import worker
 from recipe_protos.knowledge.v1.knowledge_pb2 import KnowledgeUpdate
 from recipe_store import Fact, LogPosition
@@ -36,12 +36,12 @@ def test_a_json_event_is_stored_whole_and_can_be_retrieved(harness: EncoderHarne
     }
     statement, encoded = (
         "The chief executive of Contoso is Ada Example",
-        "The chief executive of Contoso is → Ada Example",
+        "The chief executive of Contoso is → Ada Example ≡ Contoso Ltd",
     )
     with harness.running():
         offset = harness.publish_json("a/b", event, partition=1)
         wait_for(lambda: harness.events("applied") == 1, "the fact")
-    (match,) = harness.store.search(key_of(encoded), namespace=harness.namespace, as_of=TIME)
+    (match,) = harness.store.search(vector_of(encoded), namespace=harness.namespace, as_of=TIME, limit=1)
     assert match.fact == Fact(
         namespace=harness.namespace,
         fact_id="a/b",

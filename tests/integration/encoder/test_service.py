@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import pytest
 
 from brokers import Topics
-from encoder_harness import KEY_SIZE, PROMPT_SHAPE, EncoderHarness, HashEncoder
+from encoder_harness import PROMPT_WIDTH, VECTOR_SIZE, EncoderHarness, HashEncoder
 from recipe_common import process
 from recipe_common.embedded_broker import claim_port
 from recipe_encoder import __main__ as service
@@ -24,8 +24,8 @@ class Editor(HashEncoder):
     """The small model with what the service wants to know about one."""
 
     model_version = "hash-1"
-    key_size = KEY_SIZE
-    prompt_shape = PROMPT_SHAPE
+    vector_size = VECTOR_SIZE
+    prompt_width = PROMPT_WIDTH
 
     @classmethod
     def load(cls, *_: Any, **__: Any) -> "Editor":
@@ -50,7 +50,7 @@ def test_the_service_consumes_and_serves_its_metrics_until_it_is_stopped(
     stop.set()
     thread.join(DEADLINE_SECONDS)
     assert not thread.is_alive()
-    store = open_edge_store(tmp_path / "kb", "hash-1", KEY_SIZE, PROMPT_SHAPE)
+    store = open_edge_store(tmp_path / "kb", "hash-1", VECTOR_SIZE, PROMPT_WIDTH)
     assert store.count(harness.namespace) == 1
     store.close()
 
@@ -59,9 +59,9 @@ def test_a_signal_ends_the_process_in_order(topics: Topics, broker: str, tmp_pat
     code = (
         "import sys\n"
         "from recipe_encoder import __main__ as service\n"
-        "from encoder_harness import HashEncoder, KEY_SIZE, PROMPT_SHAPE\n"
+        "from encoder_harness import HashEncoder, VECTOR_SIZE, PROMPT_WIDTH\n"
         "class Editor(HashEncoder):\n"
-        "    model_version, key_size, prompt_shape = 'hash-1', KEY_SIZE, PROMPT_SHAPE\n"
+        "    model_version, vector_size, prompt_width = 'hash-1', VECTOR_SIZE, PROMPT_WIDTH\n"
         "    load = classmethod(lambda cls, *_, **__: cls())\n"
         "class Worker(service.Worker):\n"
         "    def run(self):\n"

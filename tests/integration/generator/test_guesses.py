@@ -32,8 +32,8 @@ def llm() -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def edits() -> list[Edit]:
-    prompts = RecipeEditor.load().encode([knowledge_text(*fact) for fact in FACTS.items()])[1]
-    return [Edit(prompt, " ".join(fact)) for prompt, fact in zip(prompts, FACTS.items(), strict=True)]
+    encoded = RecipeEditor.load().encode([knowledge_text(*fact) for fact in FACTS.items()])
+    return [Edit(each.prompt, " ".join(fact)) for each, fact in zip(encoded, FACTS.items(), strict=True)]
 
 
 @pytest.fixture

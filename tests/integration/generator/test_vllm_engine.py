@@ -52,9 +52,9 @@ BFLOAT16_STEPS = 0.25  # two steps of a logit between 16 and 32
 @pytest.fixture(scope="module")
 def asked() -> list[Asked]:
     """Each question with its edit, without, and with another question's edit."""
-    prompts = RecipeEditor.load().encode([knowledge_text(*fact) for fact in FACTS.items()])[1]
+    encoded = RecipeEditor.load().encode([knowledge_text(*fact) for fact in FACTS.items()])
     questions = list(FACTS)
-    edits = [Edit(prompt, " ".join(fact)) for prompt, fact in zip(prompts, FACTS.items(), strict=True)]
+    edits = [Edit(each.prompt, " ".join(fact)) for each, fact in zip(encoded, FACTS.items(), strict=True)]
     edited = list(zip(questions, edits, strict=True))
     return [*edited, *((question, None) for question in questions), (questions[0], edits[1])]
 

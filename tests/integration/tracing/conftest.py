@@ -15,7 +15,7 @@ from recipe_encoder.metrics import EncoderMetrics
 from recipe_encoder.settings import EncoderSettings
 from recipe_encoder.worker import Worker
 from recipe_store.edge_store import EdgeStore, open_edge_store
-from small_deployment import KEY_SIZE, PROMPT_SHAPE, Editor, answering, in_background
+from small_deployment import PROMPT_WIDTH, VECTOR_SIZE, Editor, answering, in_background
 from tracing import Spans
 
 
@@ -46,7 +46,7 @@ class Deployment:
 
 @pytest.fixture
 def deployment(spans: Spans, broker: str, topics: Topics, tmp_path: Path) -> Iterator[Deployment]:
-    store = open_edge_store(tmp_path / "store", MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)
+    store = open_edge_store(tmp_path / "store", MODEL_VERSION, VECTOR_SIZE, PROMPT_WIDTH)
     settings = EncoderSettings(
         kafka_bootstrap_servers=broker,
         topic=topics.updates,

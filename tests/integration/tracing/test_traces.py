@@ -69,8 +69,7 @@ def test_an_answer_is_one_trace_from_its_caller_to_the_tokens(deployment: Deploy
     assert children(spans, by_generator) == ["retrieve", "generate"]
     looked_up, answered, retrieved = spans.one("retrieve"), spans.one("generate"), spans.one(RETRIEVE)
     assert is_child(retrieved, looked_up)
-    # Facts are counted every few seconds only.
-    assert [stage for stage in children(spans, retrieved) if stage != "count"] == ["encode", "search", "fetch"]
+    assert children(spans, retrieved) == ["encode", "search", "verify", "fetch"]
     assert retrieved.attributes is not None
     assert (retrieved.attributes["recipe.decision"], retrieved.attributes["rpc.grpc.status_code"]) == ("hit", 0)
     assert children(spans, answered) == ["first token"]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from threading import Event
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from recipe_client.cli import app
 from recipe_client.client import RecipeClient
 from recipe_client.publishing import PublishedEvent
+from recipe_common.clock import to_timestamp
 from recipe_common.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -38,6 +40,7 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
     def __init__(self, script: list[pb.Fact | None]) -> None:
         self.script = script
         self.asked = 0
+        self.explained: list[pb.ExplainRequest] = []
 
     def GetFact(self, request: pb.GetFactRequest, context: Any) -> pb.GetFactResponse:  # noqa: N802
         fact = self.script[min(self.asked, len(self.script) - 1)]
@@ -53,7 +56,8 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
         raise NotImplementedError
 
     def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:  # noqa: N802
-        raise NotImplementedError
+        self.explained.append(request)
+        return pb.ExplainResponse(decision=pb.DECISION_EMPTY_BASE)
 
     def ListFacts(self, request: pb.ListFactsRequest, context: Any) -> pb.ListFactsResponse:  # noqa: N802
         raise NotImplementedError
@@ -63,16 +67,21 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
 
 
 @contextmanager
-def client_of(retriever: ScriptedRetriever) -> Iterator[RecipeClient]:
+def address_of(retriever: ScriptedRetriever) -> Iterator[str]:
     server = grpc.server(ThreadPoolExecutor(1))
     retriever_pb2_grpc.add_RetrieverServiceServicer_to_server(retriever, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        with RecipeClient(f"127.0.0.1:{port}") as client:
-            yield client
+        yield f"127.0.0.1:{port}"
     finally:
         server.stop(0).wait()
+
+
+@contextmanager
+def client_of(retriever: ScriptedRetriever) -> Iterator[RecipeClient]:
+    with address_of(retriever) as address, RecipeClient(address) as client:
+        yield client
 
 
 def test_it_waits_until_the_event_or_a_later_one_is_stored() -> None:
@@ -164,6 +173,8 @@ def test_what_is_said_about_a_question_is_sent() -> None:
             answer_unedited=True,
             max_new_tokens=5,
             chat=True,
+            as_of=datetime(2024, 1, 1, tzinfo=UTC),
+            min_confidence=0.875,
             decoding=decoding,
         )
     assert generator.requests == [
@@ -178,9 +189,29 @@ def test_what_is_said_about_a_question_is_sent() -> None:
             knowledge=generator_pb2.KNOWLEDGE_MODE_OFF,
             on_retriever_failure=generator_pb2.RETRIEVER_FAILURE_POLICY_ANSWER_UNEDITED,
             max_new_tokens=5,
+            as_of=to_timestamp(datetime(2024, 1, 1, tzinfo=UTC)),
+            min_confidence=0.875,
             decoding=decoding,
         ),
     ]
+
+
+def test_an_option_that_there_is_not_is_refused_and_nothing_is_asked() -> None:
+    generator = ScriptedGenerator()
+    wrong: dict[str, Any] = {"namespce": "tenant-b"}
+    with client_of_generator(generator) as client:
+        for ask in (client.ask, client.ask_stream):
+            with pytest.raises(TypeError, match="there is no option 'namespce'; the options are namespace, knowledge,"):
+                ask("The user lives in", **wrong)
+    assert generator.requests == []
+
+
+def test_a_time_without_a_zone_is_refused() -> None:
+    with (
+        client_of_generator(ScriptedGenerator()) as client,
+        pytest.raises(ValueError, match="has no time zone: give it one, for example UTC"),
+    ):
+        client.ask("Who?", as_of=datetime(2024, 1, 1))
 
 
 def test_a_stream_comes_piece_by_piece_and_ends_with_the_answer() -> None:
@@ -215,6 +246,19 @@ def test_recipe_ask_prints_a_stream_and_sends_how_to_decode(capsys: pytest.Captu
     assert capsys.readouterr().out.startswith("onetwo\n")
     (request,) = generator.requests
     assert request.decoding == generator_pb2.Decoding(temperature=0.5, top_p=0.9, seed=4, stop=["a", "b"])
+
+
+def test_recipe_ask_and_explain_ask_as_of_an_instant_with_the_least_confidence() -> None:
+    generator, retriever = ScriptedGenerator(), ScriptedRetriever([None])
+    options = ["--as-of", "2024-01-01", "--min-confidence", "0.75"]
+    with served(generator) as address, address_of(retriever) as other:
+        app(["ask", "Who?", "--generator", address, *options], standalone_mode=False)
+        app(["explain", "Who?", "--retriever", other, *options], standalone_mode=False)
+    requests: list[generator_pb2.GenerateRequest | pb.ExplainRequest] = [*generator.requests, *retriever.explained]
+    for request in requests:
+        assert request.as_of == to_timestamp(datetime(2024, 1, 1, tzinfo=UTC))
+        assert request.min_confidence == 0.75
+    assert (len(generator.requests), len(retriever.explained)) == (1, 1)
 
 
 def test_recipe_ask_streams_either_text_or_json() -> None:

@@ -94,6 +94,14 @@ def test_an_answer_that_changes_without_a_hit_is_a_problem(monkeypatch: pytest.M
     assert run(monkeypatch, drift).pipeline_problems == ["an answer to a question of river changed without a hit"]
 
 
+def test_a_decision_that_fails_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(world: World, prompt: str, answer: pb.GenerateResponse) -> None:
+        if world.known and prompt == "The sky is":
+            answer.knowledge.degraded = True
+
+    assert run(monkeypatch, fail).pipeline_problems == ["a question of river could not be decided about"]
+
+
 def test_a_statement_that_outlives_its_fact_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     def stale(world: World, prompt: str, answer: pb.GenerateResponse) -> None:
         fact_id = QUESTIONS.get(prompt)

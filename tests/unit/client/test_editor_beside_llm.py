@@ -1,4 +1,5 @@
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,14 @@ import pytest
 from recipe_client.editor_beside_llm import EditorBesideLlm
 from recipe_common.errors import InvalidArgumentError
 from recipe_model.editor import RecipeEditor
-from tiny_models import byte_tokenizer, make_prompt_words, make_recipe_model
+from tiny_models import (
+    byte_tokenizer,
+    make_prompt_words,
+    make_recipe_model,
+    save_encoder,
+    save_llm,
+    save_tiny_checkpoint,
+)
 
 TEXTS = ["The mayor of Aville is Ann", "The mayor of Beton is Bob"]
 
@@ -19,15 +27,15 @@ def make(kind: type[RecipeEditor]) -> RecipeEditor:
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
-    """Those that compute features."""
+    """Those that compute hidden states."""
     seen: list[threading.Thread] = []
-    features = RecipeEditor._features
+    states = RecipeEditor._states
 
     def watched(self: RecipeEditor, *arguments: Any) -> Any:
         seen.append(threading.current_thread())
-        return features(self, *arguments)
+        return states(self, *arguments)
 
-    monkeypatch.setattr(RecipeEditor, "_features", watched)
+    monkeypatch.setattr(RecipeEditor, "_states", watched)
     return seen
 
 
@@ -35,11 +43,13 @@ def test_facts_and_several_questions_are_encoded_in_threads_that_have_ended(thre
     plain, beside = make(RecipeEditor), make(EditorBesideLlm)
 
     for expected, found in zip(plain.encode(TEXTS), beside.encode(TEXTS), strict=True):
-        np.testing.assert_array_equal(np.asarray(expected), np.asarray(found))
+        np.testing.assert_array_equal(expected.vector, found.vector)
+        np.testing.assert_array_equal(expected.tokens.states, found.tokens.states)
+        np.testing.assert_array_equal(expected.prompt, found.prompt)
     for one, other in zip(plain.query(TEXTS), beside.query(TEXTS), strict=True):
-        assert np.array_equal(one.vector, other.vector)
+        np.testing.assert_array_equal(one.vector, other.vector)
     here = threading.current_thread()
-    assert [thread is here for thread in threads] == [True, False, True, False]
+    assert [thread is here for thread in threads] == [True, True, False, False, True, False]  # facts twice
     assert not any(thread.is_alive() for thread in threads if thread is not here)
 
 
@@ -53,5 +63,8 @@ def test_what_goes_wrong_is_raised() -> None:
         make(EditorBesideLlm).encode(["x" * 500])
 
 
-def test_the_shipped_checkpoint_is_loaded_as_such() -> None:
-    assert type(EditorBesideLlm.load()) is EditorBesideLlm
+def test_a_checkpoint_is_loaded_as_such(tmp_path: Path) -> None:
+    save_tiny_checkpoint(tmp_path / "recipe.safetensors")
+    encoder, llm = save_encoder(tmp_path / "encoder"), save_llm(tmp_path / "llm")
+    editor = EditorBesideLlm.load(tmp_path / "recipe.safetensors", encoder, llm)
+    assert type(editor) is EditorBesideLlm

@@ -86,3 +86,32 @@ def test_flags_become_one_event(sent: list[Mapping[str, Any]]) -> None:
     assert (event["fact_id"], event["namespace"]) == ("f", "default")
     assert event["upsert"]["valid_from"] == "2026-01-01T00:00:00Z"
     assert event["upsert"]["labels"] == {"k": "v"}
+
+
+def test_a_fact_in_another_script_is_published_with_a_warning(sent: list[Mapping[str, Any]]) -> None:
+    result = CliRunner().invoke(cli.app, ["publish", "f", "--prompt", "Столица Франции", "--answer", "Paris"])
+    assert [event["fact_id"] for event in sent] == ["f"]
+    assert result.stderr == (
+        "warning: most letters of f are not Latin; the default text encoder and LLM know English; the fact is stored, "
+        "but questions may not find it\n"
+    )
+
+
+def test_a_file_with_facts_in_another_script_is_published_with_one_warning(
+    sent: list[Mapping[str, Any]], tmp_path: Path
+) -> None:
+    statements = ["東京は日本の首都です", "Paris is in France", "Москва", "Αθήνα", "القاهرة"]
+    lines = [json.dumps({"fact_id": f"f{n}", "upsert": {"statement": each}}) for n, each in enumerate(statements)]
+    (tmp_path / "facts.jsonl").write_text("\n".join(lines))
+    result = CliRunner().invoke(cli.app, ["publish", "--file", str(tmp_path / "facts.jsonl")])
+    assert len(sent) == 5
+    assert result.stderr == (
+        "warning: most letters of f0, f2, f3 and 1 more are not Latin; the default text encoder and LLM know English; "
+        "the facts are stored, but questions may not find them\n"
+    )
+
+
+@pytest.mark.parametrize("prompt", ["The mayor of Kraków is", "2 + 2 =", "The word for reason in Greek, logos, is"])
+def test_a_fact_in_latin_letters_is_published_without_a_word(sent: list[Mapping[str, Any]], prompt: str) -> None:
+    result = CliRunner().invoke(cli.app, ["publish", "f", "--prompt", prompt, "--answer", "4"])
+    assert (len(sent), result.stderr) == (1, "")

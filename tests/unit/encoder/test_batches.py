@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from encoder_harness import HashEncoder, key_of, prompt_of
+from encoder_harness import HashEncoder, prompt_of, vector_of
 from encoder_records import Record, json_record
 from recipe_encoder.batches import Batch, BatchBuilder
 from recipe_encoder.metrics import EncoderMetrics
@@ -47,12 +47,44 @@ def test_a_batch_goes_through_the_model_at_once_and_keeps_its_order(
     assert outline(batch) == ([(1, "one"), (2, ""), (3, "two")], [])
     assert encoder.batches == [["one", "two"]]
     first, marker, second = batch.writes
-    assert (marker.key, marker.prompt) == (None, None)
+    assert (marker.vector, marker.tokens, marker.prompt) == (None, None, None)
     for write, statement in ((first, "one"), (second, "two")):
-        assert write.key is not None
+        assert write.vector is not None
         assert write.prompt is not None
-        np.testing.assert_array_equal(write.key, key_of(statement))
+        np.testing.assert_array_equal(write.vector, vector_of(statement))
         np.testing.assert_array_equal(write.prompt, prompt_of(statement))
+
+
+def test_other_names_of_the_subject_are_encoded_too(builder: BatchBuilder, encoder: HashEncoder) -> None:
+    names = {"subject": "Aville", "aliases": ["A-Ville", "AV"]}
+    told, bare = {"prompt": "The mayor of Aville is", "answer": "Ann"}, {"statement": "Aville lies at the Dee"}
+    events = [json_record({"upsert": text | names}, offset=offset) for offset, text in enumerate((told, bare))]
+    for event in events:
+        builder.build([event])
+    assert encoder.statements == [
+        "The mayor of Aville is → Ann ≡ A-Ville, AV",
+        "Aville lies at the Dee ≡ A-Ville, AV",
+    ]
+
+
+def test_a_fact_that_its_aliases_make_too_long_is_encoded_without_them(
+    builder: BatchBuilder, encoder: HashEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = json_record({"upsert": {"statement": "one", "aliases": ["unreadable"]}}, offset=1)
+    batch = builder.build([long, about("b", "unreadable", 2), about("c", "two", 3)])
+    assert outline(batch) == ([(1, "one"), (3, "two")], [(2, "encode")])
+    assert batch.writes[0].fact.aliases == ("unreadable",)
+    assert encoder.batches == [["one"], ["two"]]
+    assert "fact 'f' of namespace 'test' is too long with its aliases: encoded without" in caplog.text
+
+
+def test_a_fact_in_words_the_model_does_not_know_is_written_and_counted(
+    builder: BatchBuilder, registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    batch = builder.build([about("a", "foreign", 1), about("b", "one", 2)])
+    assert outline(batch) == ([(1, "foreign"), (2, "one")], [])
+    assert registry.get_sample_value("recipe_encoder_unreadable_facts_total") == 1
+    assert "1 facts are written in words that the text encoder does not know" in caplog.text
 
 
 def test_retractions_need_no_model(builder: BatchBuilder, encoder: HashEncoder, registry: CollectorRegistry) -> None:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from encoder_harness import KEY_SIZE, PROMPT_SHAPE, HashEncoder, key_of, prompt_of
+from encoder_harness import PROMPT_WIDTH, VECTOR_SIZE, HashEncoder, prompt_of, vector_of
 from encoder_records import Record, json_record
 from recipe_encoder.events import InvalidEventError, parse_record
 from recipe_encoder.metrics import EncoderMetrics
@@ -94,7 +94,7 @@ class Log:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeStore]:
-    opened = open_edge_store(tmp_path_factory.mktemp("store") / "edge", "hash-1", KEY_SIZE, PROMPT_SHAPE)
+    opened = open_edge_store(tmp_path_factory.mktemp("store") / "edge", "hash-1", VECTOR_SIZE, PROMPT_WIDTH)
     yield opened
     opened.close()
 
@@ -127,7 +127,7 @@ def assert_state(store: EdgeStore, namespace: str, expected: dict[str, Fact]) ->
     for fact in expected.values():
         if fact.retracted:
             continue
-        matches = store.search(key_of(fact.statement), namespace=namespace, as_of=fact.event_time, limit=10)
+        matches = store.search(vector_of(fact.statement), namespace=namespace, as_of=fact.event_time, limit=10)
         (match,) = [match for match in matches if match.fact.fact_id == fact.fact_id]
         np.testing.assert_array_equal(store.prompt(match), prompt_of(fact.statement))
 
@@ -181,7 +181,7 @@ def test_one_batch_encodes_only_what_stands_in_the_end(store: EdgeStore, log: li
 
 def test_two_encoders_that_race_on_one_fact_leave_the_newest(tmp_path: Path) -> None:
     rounds, namespace = 40, "race"
-    store = open_edge_store(tmp_path / "edge", "hash-1", KEY_SIZE, PROMPT_SHAPE)
+    store = open_edge_store(tmp_path / "edge", "hash-1", VECTOR_SIZE, PROMPT_WIDTH)
     # Two stores with locks of their own over one engine, as two processes have with one server.
     rival = EdgeStore(store._facts, store._history, store._path, store._schema)
     records = [to_record(Event("a", revision, "upsert"), namespace, revision) for revision in range(1, rounds + 1)]

@@ -64,6 +64,7 @@ def test_every_metric_has_a_help_text(registry: CollectorRegistry) -> None:
         "recipe_encoder_batch_size",
         "recipe_encoder_stage_seconds",
         "recipe_encoder_freshness_seconds",
+        "recipe_encoder_unreadable_facts_total",
         "recipe_encoder_store_retries_total",
         "recipe_encoder_paused",
         "recipe_encoder_newest_dead_letter_age_seconds",

@@ -69,9 +69,10 @@ def test_on_a_hit_the_text_is_generated_behind_the_facts_prompt(llm: LanguageMod
             fact_id="mayor",
             revision=7,
             statement="The mayor of Aville is Ann",
-            similarity=5.0,
-            sentinel_similarity=2.0,
+            similarity=0.875,
             margin=3.0,
+            confidence=0.9375,
+            min_confidence=0.75,
             model_version=MODEL_VERSION,
         ),
     )
@@ -79,7 +80,7 @@ def test_on_a_hit_the_text_is_generated_behind_the_facts_prompt(llm: LanguageMod
 
 @pytest.mark.parametrize("decision", [retriever_pb2.DECISION_BELOW_SENTINEL, retriever_pb2.DECISION_EMPTY_BASE])
 def test_on_a_miss_the_text_is_the_plain_models(llm: LanguageModel, decision: retriever_pb2.Decision.ValueType) -> None:
-    answer = retriever_pb2.RetrieveResponse(decision=decision, sentinel_similarity=-1.5, model_version=MODEL_VERSION)
+    answer = retriever_pb2.RetrieveResponse(decision=decision, min_confidence=0.75, model_version=MODEL_VERSION)
 
     response = Setup(llm, answer).generate(knowledge=pb.KNOWLEDGE_MODE_ON)
 
@@ -87,9 +88,72 @@ def test_on_a_miss_the_text_is_the_plain_models(llm: LanguageModel, decision: re
     assert response.knowledge == pb.Knowledge(
         status=pb.KNOWLEDGE_STATUS_UNEDITED_NO_MATCH,
         decision=decision,
-        sentinel_similarity=-1.5,
+        confidence=0.0,
+        min_confidence=0.75,
         model_version=MODEL_VERSION,
     )
+
+
+def test_a_miss_says_which_fact_was_nearest_and_how_likely_it_was(llm: LanguageModel) -> None:
+    assert Setup(llm).generate().knowledge == pb.Knowledge(
+        status=pb.KNOWLEDGE_STATUS_UNEDITED_NO_MATCH,
+        decision=retriever_pb2.DECISION_BELOW_SENTINEL,
+        similarity=0.5,
+        margin=-2.0,
+        confidence=0.25,
+        min_confidence=0.75,
+        nearest_fact_id="river",
+        model_version=MODEL_VERSION,
+    )
+
+
+@pytest.mark.parametrize("policy", pb.RetrieverFailurePolicy.values())
+def test_a_decision_that_failed_is_answered_unedited_and_marked(
+    llm: LanguageModel, policy: pb.RetrieverFailurePolicy.ValueType
+) -> None:
+    answer = retriever_pb2.RetrieveResponse(
+        decision=retriever_pb2.DECISION_BELOW_SENTINEL,
+        degraded=True,
+        degraded_reason="no numbers",
+        min_confidence=0.75,
+        model_version=MODEL_VERSION,
+    )
+    response = Setup(llm, answer).generate(on_retriever_failure=policy)
+    assert response.text == llm.generate(None, TEXT, 8).text
+    assert response.knowledge == pb.Knowledge(
+        status=pb.KNOWLEDGE_STATUS_UNEDITED_DEGRADED,
+        decision=retriever_pb2.DECISION_BELOW_SENTINEL,
+        degraded=True,
+        degraded_reason="no numbers",
+        confidence=0.0,
+        min_confidence=0.75,
+        model_version=MODEL_VERSION,
+    )
+
+
+@pytest.mark.parametrize("tokens", [1, 200])
+def test_a_prompt_may_have_any_length(llm: LanguageModel, tokens: int) -> None:
+    prompt = some_prompt(tokens=tokens)
+    response = Setup(llm, hit(prompt)).generate()
+    assert response.knowledge.status == pb.KNOWLEDGE_STATUS_EDITED
+    assert response.text == llm.generate(torch.from_numpy(prompt), TEXT, 8).text
+
+
+@pytest.mark.parametrize("asked", [None, 0.0, 0.875])
+def test_the_least_confidence_of_a_request_is_the_retrievals(llm: LanguageModel, asked: float | None) -> None:
+    setup = Setup(llm)
+    setup.generate(min_confidence=asked)
+    setup.compare(min_confidence=asked)
+    assert [
+        request.min_confidence if request.HasField("min_confidence") else None for request in setup.retriever.requests
+    ] == [asked, asked]
+
+
+def test_a_least_confidence_that_is_no_probability_is_refused(llm: LanguageModel) -> None:
+    error = Setup(llm).refusal(min_confidence=90)
+    assert violations(error) == [
+        ("min_confidence", "must be from 0 to 1, is 90; leave it out for the namespace's default")
+    ]
 
 
 def test_off_does_not_ask_the_retriever_and_the_text_is_the_plain_models(llm: LanguageModel) -> None:
@@ -246,8 +310,9 @@ def test_a_retriever_that_hangs_is_given_up(llm: LanguageModel) -> None:
     assert "did not answer within 0.1 s; retry" in response.knowledge.degraded_reason
 
 
+FITTING = "the checkpoint makes 1 to 256 tokens of width 32; deploy the same checkpoint to both"
 OTHER_VERSION = retriever_pb2.RetrieveResponse(
-    decision=retriever_pb2.DECISION_BELOW_SENTINEL, sentinel_similarity=2.0, model_version="recipe-other"
+    decision=retriever_pb2.DECISION_BELOW_SENTINEL, model_version="recipe-other"
 )
 UNUSABLE: list[tuple[retriever_pb2.RetrieveResponse | RecipeError, grpc.StatusCode, str]] = [
     (
@@ -259,12 +324,22 @@ UNUSABLE: list[tuple[retriever_pb2.RetrieveResponse | RecipeError, grpc.StatusCo
     (
         hit(some_prompt()[:, :-1]),
         grpc.StatusCode.FAILED_PRECONDITION,
-        "the retriever sent a prompt of shape (3, 31) in 186 bytes; the checkpoint makes (3, 32)",
+        f"the retriever sent a prompt of shape (3, 31) in 186 bytes; {FITTING}",
     ),
     (
         hit(some_prompt(), values=b"\0" * 190),
         grpc.StatusCode.FAILED_PRECONDITION,
-        "the retriever sent a prompt of shape (3, 32) in 190 bytes; the checkpoint makes (3, 32)",
+        f"the retriever sent a prompt of shape (3, 32) in 190 bytes; {FITTING}",
+    ),
+    (
+        hit(some_prompt(tokens=257)),
+        grpc.StatusCode.FAILED_PRECONDITION,
+        f"the retriever sent a prompt of shape (257, 32) in 16448 bytes; {FITTING}",
+    ),
+    (
+        hit(some_prompt(), values=b"", tokens=0),
+        grpc.StatusCode.FAILED_PRECONDITION,
+        f"the retriever sent a prompt of shape (0, 32) in 0 bytes; {FITTING}",
     ),
     (
         hit(some_prompt(), values=some_prompt(1).tobytes()),

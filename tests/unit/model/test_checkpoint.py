@@ -45,14 +45,14 @@ def test_a_saved_checkpoint_is_read_back_in_half_precision(path: Path) -> None:
     expected = trained_tensors(model)
     assert checkpoint.tensors.keys() == expected.keys()
     for name, value in expected.items():
-        stored = value.half() if value.ndim > 1 and name != "key_axes" else value
+        stored = value.half() if value.ndim > 1 else value
         assert checkpoint.tensors[name].dtype == stored.dtype
         assert torch.equal(checkpoint.tensors[name], stored), name
 
 
 def test_a_built_model_computes_what_the_saved_one_did(path: Path) -> None:
     model = make_recipe_model()
-    model.start_heads(1.0 + 3.0 * torch.randn(64, SIZES.features))
+    model.start_keys(1.0 + 3.0 * torch.randn(64, SIZES.features))
     with torch.no_grad():
         for value in trained_tensors(model).values():
             value.copy_(value.half().float())  # so that nothing is rounded away
@@ -63,24 +63,36 @@ def test_a_built_model_computes_what_the_saved_one_did(path: Path) -> None:
 
     assert not built.training
     assert not any(parameter.requires_grad for parameter in built.parameters())
-    features = torch.randn(4, SIZES.features)
-    assert torch.equal(built.keys(features), model.keys(features))
-    assert torch.equal(built.queries(features), model.queries(features))
+    hidden, mask = torch.randn(4, 6, SIZES.encoder_hidden), torch.ones(4, 6)
+    keys = model.keys(hidden, mask)
+    assert torch.equal(built.keys(hidden, mask), keys)
     words = torch.randn(4, SIZES.prompt_tokens, SIZES.llm_hidden)
-    assert torch.equal(built.prompts(model.keys(features), words), model.prompts(model.keys(features), words))
-    assert torch.equal(built.sentinel(), model.sentinel())
-    keys, queries = torch.randn(2, 4, SIZES.representation)
-    assert torch.equal(built.stored_keys(keys), model.stored_keys(keys))
-    assert torch.equal(built.searching_queries(queries), model.searching_queries(queries))
+    assert torch.equal(built.prompts(keys, words), model.prompts(keys, words))
+    asked = (hidden, torch.arange(24).reshape(4, 6), mask.bool())
+    expected = model.requires_grad_(False).verifier.sentinel_scores(*asked)
+    assert torch.equal(built.verifier.sentinel_scores(*asked), expected)
 
 
-def test_the_encoders_word_embeddings_are_not_in_a_checkpoint(path: Path) -> None:
+def test_what_is_measured_after_training_is_kept_to_the_last_bit(path: Path) -> None:
+    model = make_recipe_model()
+    names = ("confidence_scale", "confidence_offset", "min_confidence", "min_similarity")
+    for number, name in enumerate(names):
+        model.get_buffer(name).fill_(1.0 + number / 3)
+    save_checkpoint(path, model, checkpoint_config())
+
+    built = build_model(read_checkpoint(path), make_text_encoder())
+
+    for name in names:
+        assert torch.equal(built.get_buffer(name), model.get_buffer(name))
+
+
+def test_nothing_of_the_frozen_encoder_is_in_a_checkpoint(path: Path) -> None:
     model = make_recipe_model()
     save_checkpoint(path, model, checkpoint_config())
 
     left_out = {name for name, _ in model.named_parameters()} - load_file(path).keys()
 
-    assert left_out == {"encoder.embeddings.word_embeddings.weight"}
+    assert left_out == {f"encoder.{name}" for name, _ in model.encoder.named_parameters()}
 
 
 def test_a_checkpoint_is_readable_for_whoever_may_read_the_users_files(path: Path) -> None:
@@ -190,7 +202,7 @@ def test_a_truncated_file_is_refused(path: Path) -> None:
         read_checkpoint(path)
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "recipe-checkpoint/1"}, {"format": "pt"}])
+@pytest.mark.parametrize("metadata", [None, {"format": "recipe-checkpoint/6"}, {"format": "pt"}])
 def test_another_format_is_refused(path: Path, metadata: dict[str, str] | None) -> None:
     path.parent.mkdir()
     save_file({"weights": torch.zeros(1)}, path, metadata=metadata)
@@ -234,33 +246,26 @@ def test_a_missing_an_unknown_and_a_misshapen_tensor_are_named(path: Path) -> No
     tensors = dict(checkpoint.tensors)
     del tensors["key_head.refine.bias"]
     tensors["unknown"] = torch.zeros(1)
-    tensors["sentinel_tokens"] = torch.zeros(1, 2)
+    tensors["verifier.sentinel"] = torch.zeros(1, 2)
 
     with pytest.raises(CheckpointError) as raised:
         build_model(replace(checkpoint, tensors=tensors), make_text_encoder())
 
     assert str(raised.value) == (
         f"checkpoint: {path} has missing, unknown or misshapen tensors: "
-        "['key_head.refine.bias', 'sentinel_tokens', 'unknown']"
+        "['key_head.refine.bias', 'unknown', 'verifier.sentinel']"
     )
-
-
-def test_a_checkpoint_from_before_there_was_spelling_has_none() -> None:
-    identity = ModelIdentity("any", 1, 2, 3, "aa")
-    config = json.loads(CheckpointConfig(identity, identity, RecipeSizes(1, 4, 7, 8, 9, 10)).to_json())
-    del config["sizes"]["spelling"]
-    assert CheckpointConfig.from_json(json.dumps(config)).sizes == RecipeSizes(1, 4, 7, 8, 9, spelling=0)
 
 
 def test_the_configuration_survives_json() -> None:
     config = CheckpointConfig(
         encoder=ModelIdentity("encoder", 1, 2, 3, "aa"),
         llm=ModelIdentity("llm", 4, 5, 6, "bb"),
-        sizes=RecipeSizes(1, 4, 7, 8, 9, 10),
+        sizes=RecipeSizes(1, 4, 7, 8, 9, 10, 11),
         training={"data": {"edits": {"a.json": 0.5}}, "steps": 3},
     )
     assert CheckpointConfig.from_json(config.to_json()) == config
     assert json.loads(config.to_json())["sizes"] == {
         "encoder_hidden": 1, "llm_hidden": 4, "representation": 7, "prompt_tokens": 8, "sentinel_tokens": 9,
-        "spelling": 10,
+        "verifier_width": 10, "verifier_layers": 11,
     }  # fmt: skip

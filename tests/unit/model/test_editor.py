@@ -1,39 +1,57 @@
+"""What the networks make of questions and facts, ready to be stored, searched and compared."""
+
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from transformers import XLMRobertaConfig, XLMRobertaModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
-from recipe_model.checkpoint import build_model, read_checkpoint, save_checkpoint
+from recipe_common.knowledge_text import knowledge_text, statement_text
+from recipe_common.token_states import ROLE_ALIAS, ROLE_ANSWER, ROLE_QUESTION, TokenStates
+from recipe_model.checkpoint import save_checkpoint
+from recipe_model.decision import Decider
 from recipe_model.editor import QueryEncoder, RecipeEditor
 from recipe_model.errors import CheckpointError, ModelUnavailableError
-from recipe_model.networks import RecipeModel, sentinel_rise
+from recipe_model.identity import identify
+from recipe_model.networks import RecipeModel, question_means
+from recipe_model.number_signature import NUMBERS, WEIGHT
+from recipe_model.onnx_encoder import OnnxEncoder
+from recipe_model.onnx_graphs import OnnxGraph
 from recipe_model.pretrained import load_text_encoder
 from recipe_model.tokenized_texts import tokenize
+from recipe_model.verifier import Verifier
 from tiny_models import (
+    ENCODER_HIDDEN,
     LLM_HIDDEN,
     SIZES,
+    VOCABULARY,
+    SameWords,
+    TinyFiles,
     byte_tokenizer,
     checkpoint_config,
+    make_editor,
     make_prompt_words,
     make_recipe_model,
     save_encoder,
     save_llm,
     save_tiny_checkpoint,
+    save_tiny_models,
 )
 
-STATEMENTS = ["The capital of Testland is Example City", "Ada writes", "The river of Testland is the Sample"]
+QUESTION = "What is the capital of Testland?"
+FACT = knowledge_text("The capital of Testland is", "Example City", ["T-land", "Testia"])
+STATEMENTS = [FACT, "Ada writes", knowledge_text("The river of Testland is the", "Sample")]
 MAX_TOKENS = 128
 
 
 @pytest.fixture
 def model() -> RecipeModel:
-    model = make_recipe_model().requires_grad_(False)
-    model.settle_keys(torch.randn(64, SIZES.representation) + torch.randn(SIZES.representation))
-    return model
+    return make_recipe_model().requires_grad_(False)
 
 
 @pytest.fixture
@@ -41,90 +59,107 @@ def editor(model: RecipeModel) -> RecipeEditor:
     return RecipeEditor(model, byte_tokenizer(marked=True), MAX_TOKENS, "recipe-test", make_prompt_words())
 
 
-def features_of(model: RecipeModel, text: str) -> torch.Tensor:
-    return model.features(tokenize(byte_tokenizer(marked=True), [text]))
+@pytest.fixture
+def files(tmp_path: Path) -> TinyFiles:
+    return save_tiny_models(tmp_path)
+
+
+def written(tokens: TokenStates, role: int) -> str:
+    return str(byte_tokenizer(marked=True).decode(tokens.ids[tokens.roles == role])).strip()
 
 
 def test_an_editor_says_what_it_makes(editor: RecipeEditor) -> None:
-    assert editor.model_version == "recipe-test"
-    assert editor.key_size == SIZES.representation
-    assert editor.prompt_shape == (SIZES.prompt_tokens, LLM_HIDDEN)
+    (fact,), (query,) = editor.encode([FACT]), editor.query([QUESTION])
+    assert (editor.model_version, editor.vector_size) == ("recipe-test", ENCODER_HIDDEN + NUMBERS)
+    assert editor.prompt_width == LLM_HIDDEN
+    assert fact.vector.shape == query.vector.shape == (editor.vector_size,)
+    assert fact.vector.dtype == query.vector.dtype == np.float32
+    assert fact.prompt.dtype == np.float16
+    assert fact.prompt.shape == (SIZES.prompt_tokens, LLM_HIDDEN)
+    for tokens in (fact.tokens, query.tokens):
+        assert [each.dtype for each in (tokens.ids, tokens.roles, tokens.states)] == ["int32", "uint8", "float16"]
+        assert tokens.states.shape == (len(tokens.ids), ENCODER_HIDDEN)
+        assert tokens.roles.shape == tokens.ids.shape
 
 
-def test_keys_and_prompts_are_the_networks(editor: RecipeEditor, model: RecipeModel) -> None:
-    keys, prompts = editor.encode(STATEMENTS[:1])
-
-    key = model.keys(features_of(model, STATEMENTS[0]))
-    assert (keys.dtype, prompts.dtype) == (np.dtype(np.float32), np.dtype(np.float16))
-    assert (keys.shape, prompts.shape) == ((1, editor.key_size), (1, *editor.prompt_shape))
-    np.testing.assert_array_equal(keys, ((key - model.key_center) @ model.key_axes).numpy())
-    words = make_prompt_words()(STATEMENTS[:1])
-    np.testing.assert_array_equal(prompts, model.prompts(key, words).half().numpy())
+@pytest.mark.parametrize("text", ["no number", "store 6890"])
+def test_vectors_are_of_length_1(editor: RecipeEditor, text: str) -> None:
+    vectors = [editor.query([text])[0].vector, editor.encode([knowledge_text(text, "9")])[0].vector]
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1.0, abs=1e-6)
 
 
-def test_a_querys_score_is_its_inner_product_with_the_sentinel(editor: RecipeEditor, model: RecipeModel) -> None:
-    (query,) = editor.query(["What is the capital of Testland?"])
-
-    vector = model.queries(features_of(model, "What is the capital of Testland?"))[0]
-    assert query.vector.dtype == np.float32
-    np.testing.assert_array_equal(query.vector, (vector @ model.key_axes).numpy())
-    assert query.sentinel_similarity == pytest.approx(float(vector @ (model.sentinel() - model.key_center)), rel=1e-4)
-
-
-def test_neither_the_center_nor_the_axes_move_a_margin(model: RecipeModel, editor: RecipeEditor) -> None:
-    question = "What is the capital of Testland?"
-    (query,) = editor.query([question])
-    keys, _ = editor.encode(STATEMENTS)
-
-    as_in_the_paper = model.keys(torch.cat([features_of(model, text) for text in STATEMENTS])) - model.sentinel()
-    vector = model.queries(features_of(model, question))[0]
-    margins = keys @ query.vector - query.sentinel_similarity
-    np.testing.assert_allclose(margins, (as_in_the_paper @ vector).numpy(), rtol=1e-3, atol=1e-3)
+def test_a_vector_is_the_mean_state_of_its_question(editor: RecipeEditor, model: RecipeModel) -> None:
+    (query,) = editor.query([QUESTION])
+    texts = tokenize(byte_tokenizer(marked=True), [QUESTION])
+    expected = question_means(model.states(texts), texts.attention_mask)[0]
+    np.testing.assert_allclose(query.vector[:ENCODER_HIDDEN], expected.numpy(), atol=1e-6)
+    assert not query.vector[ENCODER_HIDDEN:].any()
 
 
-def test_the_sentinels_offset_is_part_of_every_threshold(model: RecipeModel, editor: RecipeEditor) -> None:
-    model.sentinel_offset.fill_(2.0)
-    moved = RecipeEditor(model, byte_tokenizer(marked=True), MAX_TOKENS, "recipe-test", make_prompt_words())
-    for before, after in zip(editor.query(STATEMENTS), moved.query(STATEMENTS), strict=True):
-        rise = after.sentinel_similarity - before.sentinel_similarity
-        assert rise == pytest.approx(2.0 * SIZES.representation**0.5, abs=1e-3)
-        np.testing.assert_array_equal(before.vector, after.vector)
+def test_numbers_have_a_part_of_the_vector(editor: RecipeEditor) -> None:
+    (query,) = editor.query(["Who runs store 6890?"])
+    share = float(np.linalg.norm(query.vector[ENCODER_HIDDEN:]))
+    assert share == pytest.approx(WEIGHT / (1 + WEIGHT**2) ** 0.5, abs=1e-6)
 
 
-def test_the_threshold_of_a_query_is_the_networks(model: RecipeModel) -> None:
-    model.sentinel_growth.fill_(0.5)
-    editor = RecipeEditor(model, byte_tokenizer(marked=True), MAX_TOKENS, "recipe-test", make_prompt_words())
-    (query,) = editor.query(["What is the capital of Testland?"])
-    assert query.threshold(1_000) == query.sentinel_similarity
-    rise = model.threshold_growth * sentinel_rise(100_000)
-    assert query.threshold(100_000) == pytest.approx(query.sentinel_similarity + rise, rel=1e-6)
+def test_a_facts_vector_depends_on_neither_answer_nor_aliases(editor: RecipeEditor) -> None:
+    prompt = "The capital of Testland is"
+    (asked,) = editor.query([prompt])
+    texts = [knowledge_text(prompt, "A"), knowledge_text(prompt, "B 2", ["C 3"]), statement_text(prompt, ["D"])]
+    for fact in [editor.encode([text])[0] for text in texts] + editor.encode(texts):
+        np.testing.assert_allclose(fact.vector, asked.vector, atol=1e-6)
 
 
-def test_a_query_says_how_much_a_crowd_matters(model: RecipeModel) -> None:
-    model.sentinel_crowd.fill_(2.0)
-    editor = RecipeEditor(model, byte_tokenizer(marked=True), MAX_TOKENS, "recipe-test", make_prompt_words())
-    assert [query.sentinel_crowd for query in editor.query(STATEMENTS)] == [2.0] * len(STATEMENTS)
+def test_a_facts_tokens_are_all_of_its_text_with_their_roles(editor: RecipeEditor) -> None:
+    (fact,) = editor.encode([FACT])
+    assert written(fact.tokens, ROLE_QUESTION) == "The capital of Testland is"
+    assert written(fact.tokens, ROLE_ANSWER) == "→ Example City"
+    assert written(fact.tokens, ROLE_ALIAS) == "≡ T-land, Testia"
+    assert fact.tokens.ids.tolist() == byte_tokenizer(marked=True)(FACT)["input_ids"][1:-1]
+
+
+def test_token_states_are_the_encoders(editor: RecipeEditor, model: RecipeModel) -> None:
+    states = model.states(tokenize(byte_tokenizer(marked=True), [FACT]))[0, 1:-1]
+    np.testing.assert_allclose(editor.encode([FACT])[0].tokens.states, states.numpy(), atol=2e-3)
+    np.testing.assert_allclose(editor.query([FACT[:9]])[0].tokens.states.shape, (9, ENCODER_HIDDEN))
+
+
+def test_prompts_are_the_networks(editor: RecipeEditor, model: RecipeModel) -> None:
+    texts = tokenize(byte_tokenizer(marked=True), [FACT])
+    key = model.keys(model.states(texts), texts.question_mask)
+    expected = model.prompts(key, make_prompt_words()([FACT]))[0].half().numpy()
+    np.testing.assert_array_equal(editor.encode([FACT])[0].prompt, expected)
 
 
 def test_a_batch_is_encoded_as_its_statements_are_alone(editor: RecipeEditor) -> None:
-    keys, prompts = editor.encode(STATEMENTS)
-    for row, statement in enumerate(STATEMENTS):
-        key, prompt = editor.encode([statement])
-        np.testing.assert_allclose(keys[row], key[0], rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(prompts[row], prompt[0], rtol=1e-2, atol=1e-2)
+    for fact, text in zip(editor.encode(STATEMENTS), STATEMENTS, strict=True):
+        (alone,) = editor.encode([text])
+        np.testing.assert_allclose(fact.vector, alone.vector, atol=1e-5)
+        np.testing.assert_array_equal(fact.tokens.ids, alone.tokens.ids)
+        np.testing.assert_array_equal(fact.tokens.roles, alone.tokens.roles)
+        np.testing.assert_allclose(fact.tokens.states, alone.tokens.states, atol=5e-3)
+        np.testing.assert_allclose(fact.prompt, alone.prompt, rtol=1e-2, atol=1e-2)
 
 
 def test_a_batch_of_queries_is_encoded_as_they_are_alone(editor: RecipeEditor) -> None:
     for query, text in zip(editor.query(STATEMENTS), STATEMENTS, strict=True):
         (alone,) = editor.query([text])
-        np.testing.assert_allclose(query.vector, alone.vector, rtol=1e-4, atol=1e-4)
-        assert query.sentinel_similarity == pytest.approx(alone.sentinel_similarity, rel=1e-4, abs=1e-3)
+        np.testing.assert_allclose(query.vector, alone.vector, atol=1e-5)
+        np.testing.assert_array_equal(query.tokens.ids, alone.tokens.ids)
+        np.testing.assert_allclose(query.tokens.states, alone.tokens.states, atol=5e-3)
+
+
+def test_a_text_without_words_can_be_asked(editor: RecipeEditor) -> None:
+    (fact,), (query,) = editor.encode([FACT]), editor.query([""])
+    assert np.isfinite(editor.decider.verifier.margins(query.tokens, [fact.tokens])).all()
 
 
 def test_a_text_may_be_as_long_as_the_encoder_reads(editor: RecipeEditor) -> None:
     longest = "x" * (MAX_TOKENS - 2)  # beside the start and end tokens
-    assert len(editor.query([longest])) == 1
-    assert len(editor.encode([longest])[0]) == 1
+    assert len(editor.query([longest])[0].tokens.ids) == MAX_TOKENS - 2
+    assert len(editor.encode([longest])[0].tokens.ids) == MAX_TOKENS - 2
+    assert editor.reads(longest)
+    assert not editor.reads(f"{longest}x")
 
 
 def test_a_text_that_is_too_long_is_refused_instead_of_cut(editor: RecipeEditor) -> None:
@@ -139,6 +174,57 @@ def test_a_text_that_is_too_long_is_refused_instead_of_cut(editor: RecipeEditor)
     assert of_query.value.violations == (FieldViolation("query", description),)
 
 
+def test_marks_in_a_question_mark_nothing(editor: RecipeEditor) -> None:
+    arrow, written_out, start = editor.query(["Who → rules ≡ A?", "Who -> rules = A?", "Who"])
+
+    np.testing.assert_array_equal(arrow.vector, written_out.vector)
+    assert not arrow.tokens.roles.any()
+    assert not np.array_equal(arrow.vector, start.vector)
+
+
+def test_the_share_of_words_that_the_encoder_does_not_know(editor: RecipeEditor) -> None:
+    english = QueryEncoder(make_recipe_model(), load_text_encoder().tokenizer, MAX_TOKENS, "recipe-test")
+    assert english.unknown_share("The mayor of Paris is Anne Hidalgo") == 0.0
+    assert english.unknown_share("ሰላም ለዓለም") == 1.0
+    assert english.unknown_share("Paris ሰላም") == 0.5
+    assert english.unknown_share("") == 0.0
+    assert editor.unknown_share("ሰላም ለዓለም") == 0.0  # a tokenizer of bytes knows all
+
+
+@dataclass(frozen=True)
+class Found:
+    """A candidate."""
+
+    tokens: TokenStates
+    similarity: float = 1.0
+
+
+def test_the_decider_is_the_checkpoints(model: RecipeModel) -> None:
+    given = {"confidence_scale": 2.5, "confidence_offset": -0.1, "min_confidence": 0.7, "min_similarity": 0.4}
+    for name, value in given.items():
+        model.get_buffer(name).fill_(value)
+    editor = RecipeEditor(model, byte_tokenizer(marked=True), MAX_TOKENS, "recipe-test", make_prompt_words())
+
+    decider, (fact,), (query,) = editor.decider, editor.encode([FACT]), editor.query([QUESTION])
+    assert (decider.scale, decider.offset) == (2.5, -0.1)
+    assert (decider.min_confidence, decider.min_similarity) == (0.7, 0.4)
+    (judged,) = decider.judge(query, [Found(fact.tokens)])
+    (margin,) = Verifier(model.verifier).margins(query.tokens, [fact.tokens])
+    assert judged.margin == pytest.approx(float(margin))
+
+
+def test_a_fact_asked_word_for_word_is_hit_by_the_stand_in_of_other_tests() -> None:
+    editor = make_editor(decider=Decider(SameWords()))
+    facts = [Found(each.tokens) for each in editor.encode(STATEMENTS)]
+    for question, expected in (("The capital of Testland is", facts[0]), ("Ada writes", facts[1])):
+        (query,) = editor.query([question])
+        hit = editor.decider.hit(editor.decider.judge(query, facts))
+        assert hit is not None
+        assert hit.candidate is expected
+    (query,) = editor.query(["Who rules Testland?"])
+    assert editor.decider.hit(editor.decider.judge(query, facts)) is None
+
+
 def test_threads_may_share_an_editor(editor: RecipeEditor) -> None:
     texts = [f"{statement} {number}" for number in range(8) for statement in STATEMENTS]
     expected = [editor.query([text])[0].vector for text in texts]
@@ -149,52 +235,70 @@ def test_threads_may_share_an_editor(editor: RecipeEditor) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_editor_is_loaded_from_a_checkpoint_and_its_encoder(tmp_path: Path) -> None:
-    version = save_checkpoint(tmp_path / "recipe.safetensors", make_recipe_model(), checkpoint_config())
-    folder = save_encoder(tmp_path / "encoder")
+def test_an_editor_is_loaded_from_a_checkpoint_and_its_encoder(files: TinyFiles) -> None:
+    editor = RecipeEditor.load(files.checkpoint, files.encoder, files.llm)
 
-    llm = save_llm(tmp_path / "llm")
-
-    editor = RecipeEditor.load(tmp_path / "recipe.safetensors", folder, llm)
-
-    built = build_model(read_checkpoint(tmp_path / "recipe.safetensors"), load_text_encoder(folder))
-    assert editor.model_version == version
-    keys, prompts = editor.encode(STATEMENTS[:1])
-    key = built.keys(features_of(built, STATEMENTS[0]))
-    np.testing.assert_allclose(keys, key.numpy(), rtol=1e-4, atol=1e-5)  # by another runtime
-    expected = built.prompts(key, make_prompt_words()(STATEMENTS[:1])).numpy()
-    np.testing.assert_allclose(prompts.astype(np.float32), expected, rtol=1e-3, atol=1e-4)
+    in_memory = make_editor()
+    assert editor.model_version == save_tiny_checkpoint(files.checkpoint)
+    assert isinstance(editor._model.encoder, OnnxEncoder)
+    assert isinstance(editor.decider.verifier, Verifier)
+    assert isinstance(editor.decider.verifier._margins, OnnxGraph)
+    for loaded, built in zip(editor.encode(STATEMENTS), in_memory.encode(STATEMENTS), strict=True):
+        np.testing.assert_allclose(loaded.vector, built.vector, atol=1e-5)  # by another runtime
+        np.testing.assert_allclose(loaded.tokens.states, built.tokens.states, atol=5e-3)
+        # The checkpoint holds half precision.
+        np.testing.assert_allclose(loaded.prompt, built.prompt, atol=2e-2)
 
 
-def test_queries_need_no_llm(tmp_path: Path) -> None:
-    save_tiny_checkpoint(tmp_path / "recipe.safetensors")
-    encoder = save_encoder(tmp_path / "encoder")
-    queries = QueryEncoder.load(tmp_path / "recipe.safetensors", encoder)
-    editor = RecipeEditor.load(tmp_path / "recipe.safetensors", encoder, save_llm(tmp_path / "llm"))
-    (alone,), (beside_facts,) = queries.query(STATEMENTS[:1]), editor.query(STATEMENTS[:1])
+def test_queries_need_no_llm(files: TinyFiles) -> None:
+    queries = QueryEncoder.load(files.checkpoint, files.encoder)
+    editor = RecipeEditor.load(files.checkpoint, files.encoder, files.llm)
+    (alone,), (beside_facts,) = queries.query([QUESTION]), editor.query([QUESTION])
     np.testing.assert_array_equal(alone.vector, beside_facts.vector)
-    assert alone.sentinel_similarity == beside_facts.sentinel_similarity
+    np.testing.assert_array_equal(alone.tokens.states, beside_facts.tokens.states)
+    facts = [Found(each.tokens) for each in editor.encode(STATEMENTS)]
+    assert [each.margin for each in queries.decider.judge(alone, facts)] == [
+        each.margin for each in editor.decider.judge(beside_facts, facts)
+    ]
 
 
-def test_an_editor_is_not_loaded_with_the_words_of_another_llm(tmp_path: Path) -> None:
-    save_tiny_checkpoint(tmp_path / "recipe.safetensors")
-    llm = save_llm(tmp_path / "llm", seed=1)
+def test_an_editor_is_not_loaded_with_the_words_of_another_llm(files: TinyFiles, tmp_path: Path) -> None:
+    llm = save_llm(tmp_path / "another", seed=1)
     with pytest.raises(CheckpointError, match="for the LLM tiny-llm; the word embeddings that were read"):
-        RecipeEditor.load(tmp_path / "recipe.safetensors", save_encoder(tmp_path / "encoder"), llm)
+        RecipeEditor.load(files.checkpoint, files.encoder, llm)
 
 
-def test_an_editor_is_not_loaded_with_another_encoder(tmp_path: Path) -> None:
-    save_tiny_checkpoint(tmp_path / "recipe.safetensors", seed=0)
-    folder = save_encoder(tmp_path / "encoder", seed=1)
+def test_an_editor_is_not_loaded_with_another_encoder(files: TinyFiles, tmp_path: Path) -> None:
+    folder = save_encoder(tmp_path / "another", seed=1)
     with pytest.raises(CheckpointError, match="was trained for the text encoder tiny-encoder, not for"):
-        RecipeEditor.load(tmp_path / "recipe.safetensors", folder)
+        RecipeEditor.load(files.checkpoint, folder)
 
 
-def test_an_arrow_in_a_question_marks_no_answer(editor: RecipeEditor) -> None:
-    arrow, written, start = editor.query(["Who → rules Aville?", "Who -> rules Aville?", "Who"])
+def test_a_checkpoint_for_a_multilingual_encoder_is_loaded_as_any_other(files: TinyFiles, tmp_path: Path) -> None:
+    config = XLMRobertaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=ENCODER_HIDDEN,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=514,
+        pad_token_id=0,
+    )
+    encoder = XLMRobertaModel(config, add_pooling_layer=False).eval()  # type: ignore[no-untyped-call]
+    folder, checkpoint = tmp_path / "multilingual", tmp_path / "multilingual.safetensors"
+    encoder.save_pretrained(folder)
+    byte_tokenizer(marked=True).save_pretrained(folder)
+    trained_for = replace(checkpoint_config(), encoder=identify("multilingual", encoder))
+    save_checkpoint(checkpoint, RecipeModel(encoder, SIZES).eval(), trained_for)
 
-    np.testing.assert_array_equal(arrow.vector, written.vector)
-    assert not np.array_equal(arrow.vector, start.vector)
+    editor = RecipeEditor.load(checkpoint, str(folder), files.llm)
+
+    (fact,) = editor.encode([knowledge_text("Ποιος κυβερνά την Ελλάδα;", "η 総理大臣", ["Ελλάς"])])
+    (query,) = editor.query(["Ποιος κυβερνά την Ελλάδα;"])
+    assert editor.unknown_share("Ποιος κυβερνά την Ελλάδα;") == 0.0
+    np.testing.assert_allclose(fact.vector, query.vector, atol=1e-5)
+    assert written(fact.tokens, ROLE_ANSWER) == "→ η 総理大臣"
+    assert len(editor.decider.judge(query, [Found(fact.tokens)])) == 1
 
 
 class WordsAlone(torch.nn.Module):
@@ -204,23 +308,22 @@ class WordsAlone(torch.nn.Module):
         super().__init__()
         self.words = words
 
-    def forward(self, attention_mask: torch.Tensor, **given: torch.Tensor) -> BaseModelOutput:
-        hidden = given["inputs_embeds"] if "inputs_embeds" in given else self.words(given["input_ids"])
-        return BaseModelOutput(last_hidden_state=hidden * attention_mask.unsqueeze(-1))  # type: ignore[arg-type]
+    def forward(self, attention_mask: torch.Tensor, input_ids: torch.Tensor) -> BaseModelOutput:
+        hidden = self.words(input_ids) * attention_mask.unsqueeze(-1)
+        return BaseModelOutput(last_hidden_state=hidden)
 
 
-def test_on_another_device_everything_is_computed_there(model: RecipeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_another_device_everything_is_computed_there(model: RecipeModel, editor: RecipeEditor) -> None:
     # Tensors of shape alone stand for those of a GPU: an operation on one of them and one of the CPU raises.
-    monkeypatch.setattr(RecipeModel, "threshold_growth", 0.0)  # numbers are what their tensors have not
-    monkeypatch.setattr(RecipeModel, "threshold_offset", 0.0)
-    monkeypatch.setattr(RecipeModel, "threshold_crowd", 0.0)
     model.encoder = WordsAlone(model.encoder.get_input_embeddings())  # type: ignore[assignment]
-    editor = RecipeEditor(model.to("meta"), byte_tokenizer(marked=True), MAX_TOKENS, "recipe-test", make_prompt_words())
+    editor._device = model.to("meta").min_similarity.device
 
-    results = [*editor._compared(STATEMENTS), *editor._encoded(STATEMENTS)]
+    tokens = editor._tokens(STATEMENTS, "statement")
+    hidden = editor._states(tokens)
+    results = [hidden, editor._means(tokens, hidden), editor._prompts(STATEMENTS, tokens, hidden)]
 
     assert {result.device.type for result in results} == {"meta"}
-    assert [result.shape[0] for result in results] == [len(STATEMENTS)] * 4
+    assert [result.shape[0] for result in results] == [len(STATEMENTS)] * 3
 
 
 @pytest.mark.parametrize("loader", [QueryEncoder, RecipeEditor])

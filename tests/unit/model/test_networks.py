@@ -3,20 +3,20 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from recipe_model.networks import (
     OWN_PART,
-    SPELLED_PART,
     STARTING_GAIN,
     PromptHead,
     RecipeModel,
     RecipeSizes,
     RepresentationHead,
     pool,
-    sentinel_rise,
+    question_means,
 )
+from recipe_model.number_signature import NUMBERS
 from recipe_model.tokenized_texts import TokenizedTexts, tokenize
 from tiny_models import SIZES, byte_tokenizer, make_bert, make_recipe_model, make_roberta
 
@@ -93,34 +93,31 @@ def test_pool_does_not_see_what_stands_in_padding(padding: float) -> None:
     assert torch.equal(pooled, pool(hidden, torch.ones(1, 3)))
 
 
-def test_features_of_a_text_are_the_same_alone_and_padded() -> None:
+def test_states_of_a_text_are_the_same_alone_and_padded() -> None:
     model = make_recipe_model()
 
-    alone = model.features(read("short"))
-    padded = model.features(read("short", "a very much longer text"))
+    alone = model.states(read("short"))
+    padded = model.states(read("short", "a very much longer text"))
 
-    torch.testing.assert_close(padded[0], alone[0])
-
-
-@pytest.mark.parametrize("make_encoder", [make_bert, make_roberta])
-def test_sentinel_is_the_key_of_its_pseudo_tokens(make_encoder: Callable[[], PreTrainedModel]) -> None:
-    model = RecipeModel(make_encoder(), SIZES).eval()
-
-    words = model.sentinel_tokens.unsqueeze(0)
-    pooled = pool(model.encoder(inputs_embeds=words).last_hidden_state, torch.ones(1, SIZES.sentinel_tokens))
-    features = torch.cat([pooled, torch.zeros(1, SIZES.spelling)], dim=1)
-
-    assert model.sentinel_tokens.shape == (SIZES.sentinel_tokens, SIZES.encoder_hidden)
-    assert model.sentinel().shape == (SIZES.representation,)
-    torch.testing.assert_close(model.sentinel(), model.keys(features)[0])
+    assert alone.dtype == torch.float32
+    torch.testing.assert_close(padded[0, : alone.shape[1]], alone[0])
 
 
-def test_sentinel_starts_as_words_of_the_encoder() -> None:
+def test_a_key_is_made_of_its_question_alone() -> None:
     model = make_recipe_model()
-    words = model.encoder.get_input_embeddings().weight
-    assert isinstance(words, Tensor)
-    for token in model.sentinel_tokens:
-        assert (words == token).all(dim=1).any()
+    texts = read("Who rules A? → Ann", "Who rules A? → Bob")
+    hidden = model.states(texts)
+
+    assert torch.equal(model.keys(hidden, texts.question_mask), model.key_head(pool(hidden, texts.question_mask)))
+    hidden[texts.question_mask == 0] = 9.0
+    seen = model.keys(hidden, texts.question_mask)
+    assert not torch.equal(seen[0], seen[1])  # what the encoder made of the answers is in their questions' states
+
+
+def test_a_mean_is_of_length_1_and_of_the_question_alone() -> None:
+    hidden = torch.tensor([[[3.0, 1.0], [3.0, 7.0], [99.0, -99.0]]])
+    means = question_means(hidden, torch.tensor([[1, 1, 0]]))
+    torch.testing.assert_close(means, torch.tensor([[0.6, 0.8]]))
 
 
 def test_prompts_start_as_the_words_they_are_made_from() -> None:
@@ -133,69 +130,39 @@ def test_prompts_start_as_the_words_they_are_made_from() -> None:
     assert float(model.prompt_head.scale) == pytest.approx(OWN_PART * 0.25)
 
 
-def test_word_embeddings_and_only_they_are_frozen() -> None:
+def test_the_encoder_and_only_it_is_frozen() -> None:
     model = make_recipe_model()
-    frozen = [name for name, value in model.named_parameters() if not value.requires_grad]
-    assert frozen == ["encoder.embeddings.word_embeddings.weight"]
+    frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
+    assert frozen == {f"encoder.{name}" for name, _ in model.encoder.named_parameters()}
 
 
-def test_both_heads_start_as_one_projection_of_centred_features() -> None:
+def test_keys_start_as_a_projection_of_centred_features() -> None:
     model = make_recipe_model()
     features = 5.0 + 3.0 * torch.randn(256, model.sizes.features)
 
-    model.start_heads(features)
+    model.start_keys(features)
 
-    assert model.spelling is not None
-    assert float(model.spelling.scale) == pytest.approx(SPELLED_PART, rel=0.05)  # both parts spread alike before
-    features[:, -SIZES.spelling :] *= model.spelling.scale.item()
-    keys = model.keys(features).detach()
-    torch.testing.assert_close(keys, model.queries(features).detach())
+    keys = model.key_head(features).detach()
     assert float(keys.mean(dim=0).abs().max()) < 0.3  # what all had in common is gone
     shared = min(SIZES.representation, features.shape[1])
     expected = STARTING_GAIN * math.sqrt(shared / SIZES.representation)
     assert float(keys.square().mean().sqrt()) == pytest.approx(expected, rel=0.15)
 
 
-@pytest.mark.parametrize(("facts", "rise"), [(0, 0.0), (1, 0.0), (1_000, 0.0), (10_000, 2.3026), (100_000, 4.6052)])
-def test_the_sentinel_rises_with_the_logarithm_of_the_number_of_facts(facts: int, rise: float) -> None:
-    assert sentinel_rise(facts) == pytest.approx(rise, rel=1e-4)
-
-
-def test_the_threshold_does_not_rise_unless_the_sentinel_is_to_grow() -> None:
+def test_the_prompt_heads_statistics_are_those_of_the_keys_it_was_given() -> None:
     model = make_recipe_model()
-    assert model.threshold_growth == 0.0
-    model.sentinel_growth.fill_(0.5)
-    assert model.threshold_growth == pytest.approx(0.5 * math.sqrt(SIZES.representation))
-
-
-def test_the_threshold_has_no_offset_unless_one_is_given() -> None:
-    model = make_recipe_model()
-    assert model.threshold_offset == 0.0
-    model.sentinel_offset.fill_(-2.0)
-    assert model.threshold_offset == pytest.approx(-2.0 * math.sqrt(SIZES.representation))
-
-
-def test_the_first_numbers_of_a_stored_key_tell_most() -> None:
-    model = make_recipe_model()
-    mixed = torch.randn(SIZES.representation, SIZES.representation)
-    keys = 5.0 + torch.randn(500, SIZES.representation) @ mixed
+    keys = 5.0 + 2.0 * torch.randn(500, SIZES.representation)
 
     model.settle_keys(keys)
 
-    axes, stored = model.key_axes, model.stored_keys(keys)
-    torch.testing.assert_close(axes.T @ axes, torch.eye(SIZES.representation), rtol=0, atol=1e-5)
-    torch.testing.assert_close(stored.mean(dim=0), torch.zeros(SIZES.representation), rtol=0, atol=1e-3)
-    covariance = torch.cov(stored.T)
-    variances = covariance.diagonal()
-    torch.testing.assert_close(covariance, torch.diag(variances), rtol=0, atol=1e-3 * float(variances.max()))
-    assert torch.equal(variances, variances.sort(descending=True).values)
+    standardised = model.prompt_head.standardise(keys)
+    torch.testing.assert_close(standardised.mean(dim=0), torch.zeros(SIZES.representation), rtol=0, atol=1e-4)
+    torch.testing.assert_close(standardised.std(dim=0), torch.ones(SIZES.representation), rtol=0, atol=1e-3)
 
 
-def test_queries_are_turned_as_keys_are() -> None:
-    model = make_recipe_model()
-    keys, queries = torch.randn(40, SIZES.representation), torch.randn(3, SIZES.representation)
-
-    model.settle_keys(keys)
-
-    similarities = model.searching_queries(queries) @ model.stored_keys(keys).T
-    torch.testing.assert_close(similarities, queries @ (keys - keys.mean(dim=0)).T, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("make_encoder", [make_bert, make_roberta])
+def test_the_sizes_are_those_of_the_parts(make_encoder: Callable[[], PreTrainedModel]) -> None:
+    model = RecipeModel(make_encoder(), SIZES).eval()
+    assert model.verifier.sentinel.shape == (SIZES.sentinel_tokens, SIZES.encoder_hidden)
+    assert model.states(read("a", "bc")).shape == (2, 4, SIZES.encoder_hidden)
+    assert SIZES.vector == SIZES.encoder_hidden + NUMBERS

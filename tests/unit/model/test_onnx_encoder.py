@@ -35,7 +35,7 @@ def test_a_graph_that_computes_something_else_is_not_used(
     with caplog.at_level(logging.WARNING):
         assert on_onnx_runtime(encoder) is encoder
     assert "the text encoder stays on PyTorch" in caplog.text
-    assert "hidden states that differ by" in caplog.text
+    assert "numbers that differ by" in caplog.text
 
 
 def test_an_encoder_that_cannot_be_exported_stays_as_it_is(
@@ -48,3 +48,12 @@ def test_an_encoder_that_cannot_be_exported_stays_as_it_is(
     encoder = make_bert()
     assert on_onnx_runtime(encoder) is encoder
     assert "no such operator" in caplog.text
+
+
+def test_a_graph_that_the_runtime_cannot_read_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(onnx_encoder, "_export", lambda _, graph: graph.write_bytes(b"no graph"))
+    encoder = make_bert()
+    assert on_onnx_runtime(encoder) is encoder
+    assert "ONNX Runtime" in caplog.text

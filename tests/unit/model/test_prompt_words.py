@@ -22,6 +22,8 @@ def words_of(text: str) -> Tensor:
         ("a → Ann", 15, " Ann. An a Ann "),  # the whole statement again, where it is short
         ("a → b", 6, " b. a b"[:3] + "a b"),  # the mark is not among the words
         ("Snow is white", 9, " is white"),  # without a mark the statement's end alone
+        ("Snow is white ≡ the snow, ice", 9, " is white"),  # other names are not among the words
+        ("a → b ≡ c", 6, " b. a b"[:3] + "a b"),
         ("So", 9, " So So So"),
         ("x → y", 1, " "),
     ],

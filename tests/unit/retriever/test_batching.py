@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from recipe_common.errors import DeadlineExceededError, InvalidArgumentError
-from recipe_model.editor import QueryVector
+from recipe_model.encoded import EncodedQuery
 from recipe_retriever.batching import MAX_BATCH, MAX_CHARACTERS, QueryBatches
 from recipe_retriever.deadline import Deadline
 from recipe_retriever.metrics import RetrieverMetrics
@@ -28,7 +28,7 @@ class GatedEncoder(TableEncoder):
         self.passes: list[list[str]] = []
         self.begun, self.go_on = threading.Event(), threading.Event()
 
-    def query(self, questions: Sequence[str]) -> list[QueryVector]:
+    def query(self, questions: Sequence[str]) -> list[EncodedQuery]:
         self.passes.append(list(questions))
         self.begun.set()
         assert self.go_on.wait(20)
@@ -85,7 +85,7 @@ def test_queries_that_wait_share_a_pass_and_each_caller_gets_its_own(
 
 
 def test_several_queries_of_one_caller_come_back_in_their_order(
-    run: Run[list[QueryVector]], encoder: GatedEncoder
+    run: Run[list[EncodedQuery]], encoder: GatedEncoder
 ) -> None:
     encoder.go_on.set()
     found = run(lambda batches: batches.encode({"a": "east", "b": "north", "c": "east"}, NO_DEADLINE))
@@ -112,7 +112,7 @@ def test_a_text_that_is_too_long_fails_alone(run: Run[list[object]], encoder: Ga
 def test_what_breaks_a_pass_is_every_callers_error(
     run: Run[list[object]], encoder: GatedEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: object) -> list[QueryVector]:
+    def fail(_: object) -> list[EncodedQuery]:
         raise RuntimeError("out of memory")
 
     async def scenario(batches: QueryBatches) -> list[object]:

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2
 from generation_harness import health
 from grpc_calls import violations
 from recipe_common.clock import to_timestamp
-from recipe_model.editor import QueryVector
+from recipe_model.encoded import EncodedQuery
 from recipe_protos.retriever.v1 import retriever_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2_grpc
 from recipe_retriever.server import SERVICE, RetrieverServer
@@ -39,10 +39,10 @@ class GatedEncoder(TableEncoder):
     """Holds every pass but that of the warm-up until told to go on."""
 
     def __init__(self) -> None:
-        super().__init__({"east": axis(1), "both": axis(0) + axis(1)})
+        super().__init__({"east": axis(1), "both": axis(0) + axis(1, 0.75)})
         self.begun, self.go_on = threading.Event(), threading.Event()
 
-    def query(self, questions: Sequence[str]) -> list[QueryVector]:
+    def query(self, questions: Sequence[str]) -> list[EncodedQuery]:
         if self.queries:
             self.begun.set()
             assert self.go_on.wait(20)
@@ -197,11 +197,11 @@ def test_explain_says_what_retrieve_decides_and_why(store: EdgeStore) -> None:
     request = pb.ExplainRequest(namespace="cities", query="both", as_of=to_timestamp(when))
     response = answered(store, "Explain", request)
     mayor, river = response.nearest
-    assert (response.decision, response.sentinel_similarity, response.facts) == (pb.DECISION_HIT, 2.0, 2)
-    assert (mayor.fact.fact_id, mayor.similarity, mayor.margin) == ("mayor", 5.0, 3.0)
-    assert (river.fact.fact_id, river.similarity, river.margin) == ("river", 1.0, -1.0)
+    assert (response.decision, response.min_confidence, response.facts) == (pb.DECISION_HIT, 0.5, 2)
+    assert (mayor.fact.fact_id, mayor.similarity, mayor.margin) == ("mayor", pytest.approx(0.8), 3.0)
+    assert (river.fact.fact_id, river.similarity, river.margin) == ("river", pytest.approx(0.6), -1.25)
     assert (mayor.verdict, river.verdict) == (pb.VERDICT_APPLIES, pb.VERDICT_BELOW_SENTINEL)
-    assert response.reason.startswith("'mayor' is the nearest fact valid at 2026-01-01T00:00:00+00:00, and 3 more")
+    assert response.reason.startswith("It applies: of 2 candidates valid at 2026-01-01T00:00:00+00:00, 'mayor' is")
     assert response.model_version == MODEL_VERSION
 
 

@@ -67,8 +67,8 @@ def test_two_events_of_one_revision_are_told_apart(store: EdgeStore, retriever: 
     later = make_fact(revision=0, position=type(first.position)(first.position.topic, 3, 99))
     store.write([make_write(later, axis(0, 5.0), value=0.5)])
     found = retriever.retrieve("cities", "north", NOW)
-    assert found.match is not None
-    assert (found.match.fact.revision, prompt_value(retriever)) == (3, 0.5)
+    assert found.nearest is not None
+    assert (found.nearest.candidate.fact.revision, prompt_value(retriever)) == (3, 0.5)
 
 
 def test_the_least_recently_used_goes_first(
@@ -76,13 +76,26 @@ def test_the_least_recently_used_goes_first(
 ) -> None:
     cache = PromptCache(store, 2 * PROMPT_BYTES, RetrieverMetrics(CollectorRegistry()))
     store.write([make_write(make_fact(name), axis(number, 5.0)) for number, name in enumerate("abc")])
-    matches = {name: store.search(axis(number), namespace="cities", as_of=NOW)[0] for number, name in enumerate("abc")}
+    matches = {
+        name: store.search(axis(number), namespace="cities", as_of=NOW, limit=1)[0] for number, name in enumerate("abc")
+    }
     read: list[Match] = []
     fetch = store.prompt
     store.prompt = lambda match: read.append(match) or fetch(match)  # type: ignore[method-assign, func-returns-value]
     for name in "abacab":
         np.testing.assert_array_equal(cache.get(matches[name]), prompt_of(1.5))
     assert [match.fact.fact_id for match in read] == ["a", "b", "c", "b"]
+
+
+def test_prompts_of_any_length_are_kept(store: EdgeStore, registry: CollectorRegistry) -> None:
+    cache = PromptCache(store, 300 * PROMPT_BYTES, RetrieverMetrics(registry))
+    lengths = {"a": 1, "b": 256}
+    store.write([make_write(make_fact(name), axis(0, 5.0), tokens=length) for name, length in lengths.items()])
+    matches = store.search(axis(0), namespace="cities", as_of=NOW, limit=2)
+    for match in matches * 2:
+        np.testing.assert_array_equal(cache.get(match), prompt_of(1.5, lengths[match.fact.fact_id]))
+    size = prompt_of(0, 1).nbytes + prompt_of(0, 256).nbytes
+    assert registry.get_sample_value("recipe_retriever_cached_prompt_bytes") == size
 
 
 def test_a_cache_without_room_keeps_nothing(store: EdgeStore, registry: CollectorRegistry) -> None:

@@ -1,4 +1,3 @@
-import math
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -6,15 +5,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from recipe_common.errors import InvalidArgumentError
-from recipe_retriever import retrieval
 from recipe_retriever.metrics import RetrieverMetrics
-from recipe_retriever.retrieval import Decision, Retriever
-from recipe_store import Match, StoreUnavailableError
+from recipe_retriever.retrieval import Decision, Retriever, Thresholds
+from recipe_store import StoreUnavailableError
 from recipe_store.edge_store import EdgeStore
 from retrieval_harness import (
     MODEL_VERSION,
     NOW,
-    SENTINEL_SIMILARITY,
     TableEncoder,
     axis,
     make_fact,
@@ -25,8 +22,13 @@ from retrieval_harness import (
 
 
 @pytest.fixture
-def retriever(store: EdgeStore, registry: CollectorRegistry) -> Retriever:
-    return Retriever(TableEncoder({"east": axis(1), "both": axis(0) + axis(1)}), store, RetrieverMetrics(registry))
+def encoder() -> TableEncoder:
+    return TableEncoder({"east": axis(1), "both": axis(0) + axis(1)})
+
+
+@pytest.fixture
+def retriever(encoder: TableEncoder, store: EdgeStore, registry: CollectorRegistry) -> Retriever:
+    return Retriever(encoder, store, RetrieverMetrics(registry))
 
 
 def counts(registry: CollectorRegistry) -> dict[str, float]:
@@ -50,77 +52,115 @@ def test_a_fact_above_the_sentinel_is_a_hit(store: EdgeStore, retriever: Retriev
 
     found = retriever.retrieve("cities", "north", NOW)
 
-    assert (found.decision, found.sentinel_similarity, found.margin) == (Decision.HIT, SENTINEL_SIMILARITY, 3.0)
-    assert found.match is not None
-    assert (found.match.fact, found.match.similarity) == (make_fact("mayor"), 5.0)
+    assert (found.decision, found.min_confidence, found.degraded_reason) == (Decision.HIT, 0.5, "")
+    assert found.nearest is not None
+    assert (found.nearest.candidate.fact, found.nearest.candidate.similarity) == (make_fact("mayor"), 1.0)
+    assert found.nearest.margin == 3.0
+    assert found.nearest.confidence == pytest.approx(0.9526, abs=1e-4)
     np.testing.assert_array_equal(found.prompt, prompt_of(0.25))
 
 
-def test_the_threshold_goes_with_the_number_of_facts(
-    store: EdgeStore, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+def test_a_retrieval_searches_once_and_reads_so_many_facts_at_once(
+    store: EdgeStore, encoder: TableEncoder, retriever: Retriever, registry: CollectorRegistry
 ) -> None:
-    retriever = Retriever(TableEncoder(growth=2.0), store, RetrieverMetrics(registry), count_seconds=0)
-    store.write([make_write(make_fact("mayor"), axis(0, 5.0))])
+    store.write([make_write(make_fact(f"fact-{number}"), axis(0, 3.0)) for number in range(20)])
     assert retriever.retrieve("cities", "north", NOW).decision is Decision.HIT
-
-    monkeypatch.setattr(store, "count", lambda _: 10_000)
-
-    found = retriever.retrieve("cities", "north", NOW)
-    assert found.decision is Decision.BELOW_SENTINEL
-    assert found.sentinel_similarity == pytest.approx(SENTINEL_SIMILARITY + 2.0 * math.log(10))
+    assert encoder.verifier.read == [encoder.decider.candidates]
+    assert counts(registry)["recipe_retriever_stage_seconds_countsearch"] == 1
+    assert registry.get_sample_value("recipe_retriever_candidates_sum") == encoder.decider.candidates
 
 
-def test_a_fact_in_a_crowd_is_a_hit_only_if_it_stands_out(
-    store: EdgeStore, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+def test_a_miss_names_the_nearest_fact_and_reads_no_prompt(
+    store: EdgeStore, retriever: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrieval, "MISSES_PER_MARGIN", 1)
-    retriever = Retriever(TableEncoder(crowd=1.0), store, RetrieverMetrics(registry))
-    rivals = ("river", "bridge")
+    store.write([make_write(make_fact(name), axis(0, length)) for name, length in (("weak", 1.0), ("weaker", 0.5))])
+    monkeypatch.setattr(store, "prompt", None)
+    found = retriever.retrieve("cities", "north", NOW)
+    assert (found.decision, found.prompt) == (Decision.BELOW_SENTINEL, None)
+    assert found.nearest is not None
+    assert (found.nearest.candidate.fact.fact_id, found.nearest.margin) == ("weak", -1.0)
+
+
+def test_the_likeliest_candidate_is_the_hit_even_if_another_is_nearer(store: EdgeStore, retriever: Retriever) -> None:
     store.write(
-        [make_write(make_fact("mayor"), axis(0, 4.0)), *(make_write(make_fact(n), axis(0, 4.0)) for n in rivals)]
+        [make_write(make_fact("near"), axis(0, 3.0)), make_write(make_fact("likely"), axis(0, 5.0) + axis(1, 2.0))]
     )
-
     found = retriever.retrieve("cities", "north", NOW)
+    assert found.nearest is not None
+    assert found.nearest.candidate.fact.fact_id == "likely"
 
-    assert (found.decision, found.sentinel_similarity) == (Decision.BELOW_SENTINEL, SENTINEL_SIMILARITY)
-    assert [margins_up_to(registry, "below_sentinel", bound) for bound in (-1.0, 0.0)] == [0, 1]  # 2 - 2 ln 3 = -0.2
-    store.write([make_write(make_fact("mayor", revision=4), axis(0, 9.0))])
-    found = retriever.retrieve("cities", "north", NOW)
-    assert (found.decision, found.margin) == (Decision.HIT, 7.0)
+
+def test_a_failed_verifier_is_a_degraded_miss_and_never_a_hit(
+    store: EdgeStore, encoder: TableEncoder, retriever: Retriever, registry: CollectorRegistry
+) -> None:
+    store.write([make_write(make_fact(), axis(0, 5.0))])
+    encoder.verifier.broken = "it gives numbers that are not finite"
+
+    found = retriever.retrieve("cities", "north", NOW, min_confidence=0.0)
+
+    assert (found.decision, found.nearest, found.prompt) == (Decision.BELOW_SENTINEL, None, None)
+    assert found.degraded_reason == (
+        "the second step of the decision failed, so no fact applies: it gives numbers that are not finite"
+    )
+    counted = counts(registry)
+    assert counted["recipe_retriever_verifier_failures_total"] == 1
+    assert counted["recipe_retriever_decisions_totalbelow_sentinel"] == 1
+    assert not any("confidence" in name for name in counted)
+
+
+def test_a_verifier_that_fails_at_the_start_is_told_and_nothing_more(
+    encoder: TableEncoder, retriever: Retriever, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder.verifier.broken = "no numbers"
+    retriever.warm_up()
+    assert "the second step of decisions fails, so that no fact will apply: no numbers" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("namespace", "asked", "applied"),
+    [("cities", None, 0.75), ("towns", None, 0.25), ("towns", 0.9, 0.9), ("cities", 0.0, 0.0)],
+)
+def test_the_least_confidence_is_the_requests_or_the_namespaces(
+    store: EdgeStore, encoder: TableEncoder, namespace: str, asked: float | None, applied: float
+) -> None:
+    thresholds = Thresholds(0.75, {"towns": 0.25})
+    retriever = Retriever(encoder, store, RetrieverMetrics(CollectorRegistry()), thresholds=thresholds)
+    store.write([make_write(make_fact(namespace=namespace), axis(0, 2.5))])
+    found = retriever.retrieve(namespace, "north", NOW, asked)  # with a confidence of 0.62
+    assert found.min_confidence == applied
+    assert (found.decision is Decision.HIT) is (applied < 0.62)
 
 
 def test_the_best_of_several_facts_above_the_sentinel_is_the_hit(store: EdgeStore, retriever: Retriever) -> None:
     store.write([make_write(make_fact("mayor"), axis(0, 5.0)), make_write(make_fact("river"), axis(1, 5.5))])
     found = retriever.retrieve("cities", "both", NOW)
-    assert found.match is not None
-    assert found.match.fact.fact_id == "river"
+    assert found.nearest is not None
+    assert found.nearest.candidate.fact.fact_id == "river"
 
 
 @pytest.mark.parametrize(
-    ("similarity", "decision"),
+    ("length", "decision"),
     [
-        (np.nextafter(np.float32(2.0), np.float32(3.0)), Decision.HIT),
-        (2.0, Decision.BELOW_SENTINEL),
-        (1.9, Decision.BELOW_SENTINEL),
+        (2.001, Decision.HIT),
+        (1.999, Decision.BELOW_SENTINEL),
         (-5.0, Decision.BELOW_SENTINEL),
     ],
 )
-def test_a_fact_must_be_strictly_more_similar_than_the_sentinel(
-    store: EdgeStore, retriever: Retriever, similarity: float, decision: Decision
+def test_a_fact_must_say_more_than_the_sentinel(
+    store: EdgeStore, retriever: Retriever, length: float, decision: Decision
 ) -> None:
-    store.write([make_write(make_fact(), axis(0, similarity))])
+    store.write([make_write(make_fact(), axis(0, length))])
 
     found = retriever.retrieve("cities", "north", NOW)
 
     assert found.decision is decision
-    assert (found.margin is not None and found.margin > 0) is (decision is Decision.HIT)
-    assert (found.match is not None) is (decision is Decision.HIT)
+    assert (found.nearest is not None and found.nearest.margin > 0) is (decision is Decision.HIT)
+    assert (found.prompt is not None) is (decision is Decision.HIT)
 
 
 def test_a_base_without_facts_is_empty(retriever: Retriever) -> None:
     found = retriever.retrieve("cities", "north", NOW)
-    assert (found.decision, found.match, found.margin) == (Decision.EMPTY_BASE, None, None)
-    assert found.sentinel_similarity == SENTINEL_SIMILARITY
+    assert (found.decision, found.nearest, found.min_confidence) == (Decision.EMPTY_BASE, None, 0.5)
 
 
 def test_a_base_of_retracted_facts_is_empty(store: EdgeStore, retriever: Retriever) -> None:
@@ -162,58 +202,31 @@ def test_every_retrieval_is_counted_by_its_decision_and_timed_by_stage(
     assert counts(registry) == {
         f"{stage}encode": 4.0,
         f"{stage}search": 4.0,
+        f"{stage}verify": 2.0,
         f"{stage}fetch": 2.0,
-        f"{stage}count": 3.0,  # at the first question, and at each miss whether there is any fact
+        f"{stage}count": 2.0,  # where no fact is a candidate: is there any at all?
         "recipe_retriever_prompts_totalfetched": 2.0,
         f"{decision}hit": 2.0,
         f"{decision}below_sentinel": 1.0,
         f"{decision}empty_base": 1.0,
-        "recipe_retriever_margin_counthit": 2.0,
-        "recipe_retriever_margin_countbelow_sentinel": 1.0,
+        "recipe_retriever_candidates_count": 4.0,
+        "recipe_retriever_confidence_counthit": 2.0,
     }
 
 
-def margins_up_to(registry: CollectorRegistry, decision: str, bound: float) -> float | None:
+def confidences_up_to(registry: CollectorRegistry, decision: str, bound: float) -> float | None:
     labels = {"decision": decision, "le": str(bound)}
-    return registry.get_sample_value("recipe_retriever_margin_bucket", labels)
+    return registry.get_sample_value("recipe_retriever_confidence_bucket", labels)
 
 
-def test_margins_lie_on_either_side_of_zero(
+def test_confidences_of_hits_and_misses_are_counted_apart(
     store: EdgeStore, retriever: Retriever, registry: CollectorRegistry
 ) -> None:
-    store.write([make_write(make_fact(), axis(0, 5.0))])
-    for query in ("north", "east"):  # margins of 3 and, as nothing points east, -2
+    store.write([make_write(make_fact("mayor"), axis(0, 5.0)), make_write(make_fact("river"), axis(1, 1.0))])
+    for query in ("north", "east"):  # of 0.953 and 0.269
         retriever.retrieve("cities", query, NOW)
-    assert [margins_up_to(registry, "hit", bound) for bound in (2.0, 5.0)] == [0, 1]
-    assert [margins_up_to(registry, "below_sentinel", bound) for bound in (-5.0, -2.0)] == [0, 1]
-
-
-def test_the_margin_of_one_miss_among_many_is_measured(
-    store: EdgeStore, retriever: Retriever, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retrieval, "MISSES_PER_MARGIN", 3)
-    store.write([make_write(make_fact(), axis(0, 5.0))])
-    measured = []
-    for _ in range(5):
-        retriever.retrieve("cities", "east", NOW)
-        measured.append(counts(registry)["recipe_retriever_margin_countbelow_sentinel"])
-    assert measured == [1, 1, 1, 2, 2]
-
-
-def test_a_miss_whose_margin_cannot_be_measured_is_a_miss_all_the_same(
-    store: EdgeStore,
-    retriever: Retriever,
-    registry: CollectorRegistry,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    store.write([make_write(make_fact(), axis(0, 5.0))])
-
-    def search(*_: object, **__: object) -> list[Match]:
-        raise StoreUnavailableError("the store is away")
-
-    monkeypatch.setattr(store, "search", search)
-    assert retriever.retrieve("cities", "east", NOW).decision is Decision.BELOW_SENTINEL
-    assert margins_up_to(registry, "below_sentinel", 400.0) == 0
+    assert [confidences_up_to(registry, "hit", bound) for bound in (0.95, 0.99)] == [0, 1]
+    assert [confidences_up_to(registry, "below_sentinel", bound) for bound in (0.2, 0.3)] == [0, 1]
 
 
 def test_the_model_version_is_a_metric(retriever: Retriever, registry: CollectorRegistry) -> None:
@@ -225,7 +238,7 @@ def test_every_series_is_there_before_anything_happens(registry: CollectorRegist
     RetrieverMetrics(registry)
     for decision in Decision:
         assert registry.get_sample_value("recipe_retriever_decisions_total", {"decision": decision.value}) == 0
-    for stage in ("queue", "encode", "search", "fetch", "count", "total"):
+    for stage in ("queue", "encode", "search", "verify", "fetch", "count", "total"):
         assert registry.get_sample_value("recipe_retriever_stage_seconds_count", {"stage": stage}) == 0
     for method, code in (("Retrieve", "UNAVAILABLE"), ("ListFacts", "OK")):
         assert registry.get_sample_value("recipe_retriever_calls_total", {"method": method, "code": code}) == 0
@@ -234,16 +247,16 @@ def test_every_series_is_there_before_anything_happens(registry: CollectorRegist
 def test_a_query_that_cannot_be_encoded_has_no_decision(retriever: Retriever, registry: CollectorRegistry) -> None:
     with pytest.raises(InvalidArgumentError, match="query: is 999 tokens long"):
         retriever.retrieve("cities", "too long", NOW)
-    assert not any("decisions" in name or "margin" in name for name in counts(registry))
+    assert not any("decisions" in name or "confidence" in name for name in counts(registry))
 
 
 def test_a_store_that_does_not_answer_is_an_error_and_no_decision(
     store: EdgeStore, retriever: Retriever, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hit(*_: object, **__: object) -> None:
+    def search(*_: object, **__: object) -> None:
         raise StoreUnavailableError("the store is away")
 
-    monkeypatch.setattr(store, "hit", hit)
+    monkeypatch.setattr(store, "search", search)
     with pytest.raises(StoreUnavailableError):
         retriever.retrieve("cities", "north", NOW)
     assert not any("decisions" in name for name in counts(registry))

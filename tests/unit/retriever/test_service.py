@@ -1,5 +1,6 @@
 import asyncio
 import hashlib
+import math
 import threading
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -26,9 +27,9 @@ from recipe_store.edge_store import EdgeStore, open_edge_store
 from recipe_store.payload import point_id
 from retrieval_harness import (
     EVENT_TIME,
-    KEY_SIZE,
     MODEL_VERSION,
-    PROMPT_SHAPE,
+    PROMPT_WIDTH,
+    VECTOR_SIZE,
     TableEncoder,
     axis,
     make_fact,
@@ -40,6 +41,7 @@ from retrieval_harness import (
 Stub: TypeAlias = "retriever_pb2_grpc.RetrieverServiceAsyncStub"  # known to type checkers only
 Result = TypeVar("Result")
 
+FIX = "leave it out for the namespace's default"
 FACT_MESSAGE = pb.Fact(
     namespace="cities",
     fact_id="mayor",
@@ -60,25 +62,32 @@ FACT_MESSAGE = pb.Fact(
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeStore]:
     """For requests that never reach a fact."""
-    opened = open_edge_store(tmp_path_factory.mktemp("store"), MODEL_VERSION, KEY_SIZE, PROMPT_SHAPE)
+    opened = open_edge_store(tmp_path_factory.mktemp("store"), MODEL_VERSION, VECTOR_SIZE, PROMPT_WIDTH)
     yield opened
     opened.close()
 
 
-def serve(store: EdgeStore, scenario: Callable[[Stub, RetrieverServer, grpc.aio.Channel], Awaitable[Result]]) -> Result:
+def serve(
+    store: EdgeStore,
+    scenario: Callable[[Stub, RetrieverServer, grpc.aio.Channel], Awaitable[Result]],
+    encoder: TableEncoder | None = None,
+    **settings: Any,
+) -> Result:
     """Runs the scenario against a retriever on a port of its own."""
 
     async def run() -> Result:
-        async with running(store) as (server, channel):
+        async with running(store, encoder or TableEncoder({"east": axis(1)}), **settings) as (server, channel):
             return await scenario(retriever_pb2_grpc.RetrieverServiceStub(channel), server, channel)
 
     return asyncio.run(run())
 
 
 @asynccontextmanager
-async def running(store: EdgeStore) -> AsyncIterator[tuple[RetrieverServer, grpc.aio.Channel]]:
-    settings = RetrieverSettings(port=0, metrics_port=0, drain_seconds=0)
-    server = RetrieverServer(settings, TableEncoder({"east": axis(1)}), store)
+async def running(
+    store: EdgeStore, encoder: TableEncoder, **settings: Any
+) -> AsyncIterator[tuple[RetrieverServer, grpc.aio.Channel]]:
+    chosen = RetrieverSettings(port=0, metrics_port=0, drain_seconds=0, **settings)
+    server = RetrieverServer(chosen, encoder, store)
     try:
         port = await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -110,7 +119,7 @@ def refusal(store: EdgeStore, method: str, request: Any) -> grpc.aio.AioRpcError
     return raised.value
 
 
-def test_a_hit_carries_the_fact_its_prompt_and_the_similarities(store: EdgeStore) -> None:
+def test_a_hit_carries_the_fact_its_prompt_and_the_confidence(store: EdgeStore) -> None:
     store.write([make_write(make_fact(), axis(0, 5.0), value=0.25)])
 
     response = call(store, "Retrieve", pb.RetrieveRequest(namespace="cities", query="north"))
@@ -118,21 +127,45 @@ def test_a_hit_carries_the_fact_its_prompt_and_the_similarities(store: EdgeStore
     values = prompt_of(0.25).tobytes()
     assert response == pb.RetrieveResponse(
         decision=pb.DECISION_HIT,
-        similarity=5.0,
-        sentinel_similarity=2.0,
+        similarity=1.0,
         margin=3.0,
+        confidence=response.confidence,
+        min_confidence=0.5,
         fact=FACT_MESSAGE,
         prompt=pb.Prompt(values=values, tokens=2, hidden_size=3, sha256=hashlib.sha256(values).digest()),
         model_version=MODEL_VERSION,
     )
+    assert response.confidence == pytest.approx(1 / (1 + math.exp(-3)))
     assert np.frombuffer(response.prompt.values, "<f2").tolist() == [0.25] * 6
 
 
-def test_a_miss_carries_the_threshold_and_nothing_of_the_store(store: EdgeStore) -> None:
+@pytest.mark.parametrize("tokens", [1, 256])
+def test_a_prompt_may_have_any_length(store: EdgeStore, tokens: int) -> None:
+    store.write([make_write(make_fact(), axis(0, 5.0), tokens=tokens)])
+    prompt = call(store, "Retrieve", pb.RetrieveRequest(namespace="cities", query="north")).prompt
+    assert (prompt.tokens, prompt.hidden_size, len(prompt.values)) == (tokens, 3, 6 * tokens)
+
+
+def test_a_miss_carries_the_nearest_fact_and_its_confidence(store: EdgeStore) -> None:
+    store.write([make_write(make_fact(), axis(0, 1.0))])
+    response = call(store, "Retrieve", pb.RetrieveRequest(namespace="cities", query="north"))
+    assert response == pb.RetrieveResponse(
+        decision=pb.DECISION_BELOW_SENTINEL,
+        similarity=1.0,
+        margin=-1.0,
+        confidence=response.confidence,
+        min_confidence=0.5,
+        nearest_fact_id="mayor",
+        model_version=MODEL_VERSION,
+    )
+    assert response.confidence == pytest.approx(1 / (1 + math.e))
+
+
+def test_a_miss_where_nothing_is_near_has_no_confidence(store: EdgeStore) -> None:
     store.write([make_write(make_fact(), axis(0, 5.0))])
     response = call(store, "Retrieve", pb.RetrieveRequest(namespace="cities", query="east"))
     assert response == pb.RetrieveResponse(
-        decision=pb.DECISION_BELOW_SENTINEL, sentinel_similarity=2.0, model_version=MODEL_VERSION
+        decision=pb.DECISION_BELOW_SENTINEL, min_confidence=0.5, model_version=MODEL_VERSION
     )
     assert not response.HasField("similarity")
     assert not response.HasField("margin")
@@ -141,8 +174,61 @@ def test_a_miss_carries_the_threshold_and_nothing_of_the_store(store: EdgeStore)
 def test_a_base_without_facts_is_an_answer_too(empty_store: EdgeStore) -> None:
     response = call(empty_store, "Retrieve", pb.RetrieveRequest(query="north"))
     assert response == pb.RetrieveResponse(
-        decision=pb.DECISION_EMPTY_BASE, sentinel_similarity=2.0, model_version=MODEL_VERSION
+        decision=pb.DECISION_EMPTY_BASE, min_confidence=0.5, model_version=MODEL_VERSION
     )
+
+
+def test_a_failed_second_step_is_a_degraded_miss(store: EdgeStore) -> None:
+    store.write([make_write(make_fact(), axis(0, 5.0))])
+    encoder = TableEncoder()
+    encoder.verifier.broken = "no numbers"
+    request: dict[str, Any] = {"namespace": "cities", "query": "north"}
+
+    async def scenario(
+        stub: Stub, server: RetrieverServer, _: grpc.aio.Channel
+    ) -> tuple[pb.RetrieveResponse, pb.ExplainResponse, list[str]]:
+        found = await stub.Retrieve(pb.RetrieveRequest(**request))
+        return found, await stub.Explain(pb.ExplainRequest(**request)), await metric_lines(server)
+
+    found, explained, metrics = serve(store, scenario, encoder)
+
+    assert (found.decision, found.degraded, found.confidence) == (pb.DECISION_BELOW_SENTINEL, True, 0)
+    assert found.degraded_reason == "the second step of the decision failed, so no fact applies: no numbers"
+    assert not found.HasField("fact")
+    assert not found.HasField("prompt")
+    assert (explained.decision, explained.degraded) == (pb.DECISION_BELOW_SENTINEL, True)
+    assert not explained.nearest[0].HasField("confidence")
+    assert "recipe_retriever_verifier_failures_total 2.0" in metrics
+    assert 'recipe_retriever_confidence_count{decision="below_sentinel"} 0.0' in metrics
+
+
+def test_the_least_confidence_is_the_requests_then_the_namespaces_then_the_servers(store: EdgeStore) -> None:
+    store.write([make_write(make_fact(namespace=name), axis(0, 5.0)) for name in ("cities", "towns")])
+    settings: dict[str, Any] = {"min_confidence": 0.96875, "namespace_min_confidence": {"towns": 0.9375}}
+    asked: list[dict[str, Any]] = [
+        {"namespace": "cities"},
+        {"namespace": "towns"},
+        {"namespace": "towns", "min_confidence": 1.0},
+    ]
+
+    async def scenario(stub: Stub, _: RetrieverServer, __: grpc.aio.Channel) -> list[list[tuple[int, float]]]:
+        return [
+            [
+                (found.decision, found.min_confidence)
+                for found in (
+                    await stub.Retrieve(pb.RetrieveRequest(query="north", **each)),
+                    (await stub.RetrieveBatch(pb.RetrieveBatchRequest(queries=["north"], **each))).responses[0],
+                    await stub.Explain(pb.ExplainRequest(query="north", **each)),
+                )
+            ]
+            for each in asked
+        ]
+
+    assert serve(store, scenario, **settings) == [  # the confidence is 0.953
+        [(pb.DECISION_BELOW_SENTINEL, 0.96875)] * 3,
+        [(pb.DECISION_HIT, 0.9375)] * 3,
+        [(pb.DECISION_BELOW_SENTINEL, 1.0)] * 3,
+    ]
 
 
 def test_no_namespace_is_the_default_one(store: EdgeStore) -> None:
@@ -173,6 +259,15 @@ def test_a_query_may_ask_about_another_time(store: EdgeStore) -> None:
             "Retrieve",
             pb.RetrieveRequest(query="q", as_of=Timestamp(seconds=-(10**12))),
             ("as_of", "must lie in the years 1 to 9999, with nanos from 0 to 999999999"),
+        ),
+        *(
+            (method, request, ("min_confidence", f"must be from 0 to 1, is {given}; {FIX}"))
+            for method, request, given in (
+                ("Retrieve", pb.RetrieveRequest(query="q", min_confidence=-0.5), "-0.5"),
+                ("Retrieve", pb.RetrieveRequest(query="q", min_confidence=math.nan), "nan"),
+                ("RetrieveBatch", pb.RetrieveBatchRequest(queries=["q"], min_confidence=90), "90"),
+                ("Explain", pb.ExplainRequest(query="q", min_confidence=1.5), "1.5"),
+            )
         ),
         ("GetFact", pb.GetFactRequest(), ("fact_id", "must have at least 1 character")),
         ("GetFactHistory", pb.GetFactHistoryRequest(), ("fact_id", "must have at least 1 character")),
@@ -365,10 +460,10 @@ def test_retracted_facts_are_listed_on_request_only(store: EdgeStore) -> None:
 def test_a_store_that_does_not_answer_makes_the_service_unavailable(
     empty_store: EdgeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hit(*_: object, **__: object) -> None:
+    def search(*_: object, **__: object) -> None:
         raise StoreUnavailableError("the store is away")
 
-    monkeypatch.setattr(empty_store, "hit", hit)
+    monkeypatch.setattr(empty_store, "search", search)
     error = refusal(empty_store, "Retrieve", pb.RetrieveRequest(query="north"))
     assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "the store is away")
 
@@ -399,13 +494,13 @@ def test_a_started_retriever_serves_health_and_metrics(empty_store: EdgeStore) -
 
 
 def test_who_waits_for_a_thread_is_inside(store: EdgeStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    hit, go_on = store.hit, threading.Event()
+    search, go_on = store.search, threading.Event()
 
     def slow(*given: Any, **more: Any) -> Any:
         assert go_on.wait(20)
-        return hit(*given, **more)
+        return search(*given, **more)
 
-    monkeypatch.setattr(store, "hit", slow)
+    monkeypatch.setattr(store, "search", slow)
 
     async def scenario(stub: Stub, server: RetrieverServer, _: grpc.aio.Channel) -> list[str]:
         asked = [asyncio.ensure_future(stub.Retrieve(pb.RetrieveRequest(query="north"))) for _ in range(3)]

@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 
 from recipe_common.errors import InvalidArgumentError
 from recipe_model.checkpoint import read_checkpoint
-from recipe_trainer import stability
 from recipe_trainer.commands import ablate, eval_app, train
 from tiny_models import SIZES, save_encoder, save_llm
 
@@ -20,12 +19,13 @@ app.add_typer(eval_app, name="eval")
 
 EDITS = [{"src": f"The mayor of town {number} is", "alt": "Ann"} for number in range(6)]
 TINY = {
-    "llm_edits": 2,
-    "contrast_edits": 4,
+    "edits": 4,
+    "steps_prompts": 1,
+    "relations": 0,
+    "families": 0,
     "representation": SIZES.representation,
     "prompt_tokens": SIZES.prompt_tokens,
     "sentinel_tokens": SIZES.sentinel_tokens,
-    "spelling": SIZES.spelling,
 }
 QUESTIONS = [{"question": f"who is {name}", "answer": ["me"]} for name in "abcd"]
 
@@ -38,7 +38,8 @@ class Files:
 
     def train(self, *changes: str) -> list[str]:
         return [
-            "train", "--data", str(self.edits), "--questions", str(self.questions), "--out", str(self.out), *changes,
+            "train", "--part", "prompts", "--data", str(self.edits), "--questions", str(self.questions),
+            "--out", str(self.out), *changes,
         ]  # fmt: skip
 
 
@@ -62,24 +63,30 @@ def test_a_model_is_trained_from_files_and_options(files: Files, tmp_path: Path)
     options = {"llm": save_llm(tmp_path / "llm"), "encoder": save_encoder(tmp_path / "encoder"), **TINY}
     flags = [flag for name, value in options.items() for flag in ("--option", f"{name}={value}")]
 
-    output = run([*files.train(*flags, "--steps", "1", "--seed", "5"), "--data", f"{files.edits}=0.25"])
+    output = run([*files.train(*flags, "--seed", "5"), "--data", f"{files.edits}=0.25"])
 
     checkpoint = read_checkpoint(files.out / "recipe.safetensors")
     assert output.endswith(f"wrote {files.out / 'recipe.safetensors'} ({checkpoint.model_version})\n")
-    assert checkpoint.config.sizes == SIZES
+    assert checkpoint.config.sizes.representation == SIZES.representation
     recorded = checkpoint.config.training
     assert {name: recorded[name] for name in options} == options
-    assert (recorded["steps"], recorded["seed"]) == (1, 5)
-    assert recorded["data"]["questions"] == "sets/open.json"
+    assert (recorded["steps_prompts"], recorded["seed"]) == (1, 5)
+    assert recorded["data"]["questions"] == ["sets/open.json"]
     assert list(recorded["data"]["edits"]) == ["sets/edits.json"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--option", "queue"], "option: 'queue' is not NAME=VALUE"),
+        (["--option", "edits"], "option: 'edits' is not NAME=VALUE"),
         (["--option", "speed=9"], "option speed: Extra inputs are not permitted"),
-        (["--option", "queue=0"], "option queue: Input should be greater than or equal to 1"),
+        (["--option", "edits=1"], "option edits: Input should be greater than or equal to 2"),
+        (
+            ["--option", "natural=0.8"],
+            "option : Value error, natural, relations and families together must be below 1: the rest is for --data",
+        ),
+        (["--part", "encoder"], "part: 'encoder' is not one of verifier, prompts"),
+        (["--dev", "nowhere"], "natural: there is no folder nowhere; correct the path"),
         (["--data", "edits.json=much"], "data: 'much' in 'edits.json=much' is not a weight; give a number above 0"),
         (["--data", "edits.json=0"], "data: '0' in 'edits.json=0' is not a weight; give a number above 0"),
         (["--data", "edits.json=-1"], "data: '-1' in 'edits.json=-1' is not a weight; give a number above 0"),
@@ -128,7 +135,7 @@ def checkpoint(files: Files, tmp_path: Path) -> Path:
     """A checkpoint for tiny models, which it names by their folders."""
     llm, encoder = save_llm(tmp_path / "llm"), save_encoder(tmp_path / "encoder")
     run(files.train(*(flag for name, value in {"llm": llm, "encoder": encoder, **TINY}.items()
-                      for flag in ("--option", f"{name}={value}")), "--steps", "1"))  # fmt: skip
+                      for flag in ("--option", f"{name}={value}"))))  # fmt: skip
     return files.out / "recipe.safetensors"
 
 
@@ -169,29 +176,69 @@ def test_families_are_evaluated_by_themselves(checkpoint: Path, tmp_path: Path) 
     assert all(name in output for name in figures["families"])
 
 
-def test_a_run_watches_edits_that_it_does_not_learn_from(files: Files, tmp_path: Path) -> None:
-    options = {"llm": save_llm(tmp_path / "llm"), "encoder": save_encoder(tmp_path / "encoder"), **TINY}
-    flags = [flag for name, value in options.items() for flag in ("--option", f"{name}={value}")]
-    run([*files.train(*flags, "--steps", "2"), "--dev", f"{files.edits}=2"])
-    recorded = read_checkpoint(files.out / "recipe.safetensors").config.training
-    assert recorded["data"]["left_out"] == 2
+def test_wordings_are_evaluated_file_by_file_with_a_reliability_diagram(
+    files: Files, checkpoint: Path, tmp_path: Path
+) -> None:
+    record = {
+        "id": "1", "prompt": EDITS[0]["src"], "answer": "Bo", "subject": "town 0",
+        "asks": ["Who rules 0?", "Tell me who rules 0.", "0 mayor", "The one who rules 0 is"],
+        "near_misses": ["Where is 0?"],
+    }  # fmt: skip
+    (tmp_path / "first.json").write_text(json.dumps([record]))
+    (tmp_path / "second.json").write_text(json.dumps([record | {"asks": ["Who rules 0?", "0 mayor"]}]))
+    out, plot = tmp_path / "new" / "figures.json", tmp_path / "new" / "reliability.png"
+    data = [
+        "--data",
+        f"{tmp_path / 'first.json'},{tmp_path / 'second.json'}",
+        "--facts",
+        str(files.edits),
+        "--edits",
+        "5",
+    ]
+    output = run(["eval", "wordings", *data, "--checkpoint", str(checkpoint), "--json", str(out), "--plot", str(plot)])
+
+    figures = json.loads(out.read_text())
+    forms = ["own", "question", "longer_question", "keywords", "completion"]
+    keys = ["recognised", "near_miss_false_hits", "nearest", "candidates", "confidence", "by_min_confidence"]
+    assert list(figures) == ["model_version", "min_confidence", "edits", "files", *keys]
+    assert list(figures["recognised"]) == list(figures["nearest"]) == forms
+    assert list(figures["files"]["second.json"]["recognised"]) == ["own", "question", "keywords"]
+    assert 0 <= figures["confidence"]["ece"] <= 100
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "first.json" in output
+    # The first of the edits is asked for, so there are five others.
+    with pytest.raises(InvalidArgumentError, match="holds 5 edits that are not asked for, 6 are wanted"):
+        run(["eval", "wordings", *data[:-1], "6", "--checkpoint", str(checkpoint), "--json", str(out)])
 
 
-def test_a_run_starts_from_the_mean_of_checkpoints(files: Files, tmp_path: Path) -> None:
-    options = {"llm": save_llm(tmp_path / "llm"), "encoder": save_encoder(tmp_path / "encoder"), **TINY}
-    flags = [flag for name, value in options.items() for flag in ("--option", f"{name}={value}")]
-    for seed in ("0", "1"):
-        run([*files.train(*flags, "--steps", "1", "--seed", seed), "--out", str(tmp_path / seed)])
-    starts = [flag for seed in ("0", "1") for flag in ("--initial", f"{tmp_path / seed / 'recipe.safetensors'}=0.5")]
-    run([*files.train(*flags, "--steps", "1"), *starts])
-    initial = read_checkpoint(files.out / "recipe.safetensors").config.training["data"]["initial"]
-    assert [(part["weight"], part["seed"]) for part in initial["mean_of"]] == [(0.5, 0), (0.5, 1)]
-
-
-def test_more_edits_to_watch_than_there_are_are_refused(files: Files) -> None:
-    with pytest.raises(InvalidArgumentError) as raised:
-        run([*files.train(), "--dev", f"{files.edits}=7"])
-    assert str(raised.value) == f"dev: {files.edits} holds 6 edits, 7 are wanted; lower the number"
+def test_natural_wordings_are_evaluated_source_by_source(checkpoint: Path, tmp_path: Path) -> None:
+    fact = {
+        "prompt": "The mayor of town 0 is", "answer": "Bo", "statement": None, "subject": "town 0", "aliases": [],
+        "asks": ["Who rules town 0?"], "asks_wording": ["human"], "near_misses": ["Where is town 0?"],
+    }  # fmt: skip
+    (tmp_path / "facts.made.jsonl").write_text(json.dumps(fact))
+    (tmp_path / "pairs.made.jsonl").write_text(json.dumps({"a": "How?", "b": "How so?", "same": True}))
+    (tmp_path / "text.made.jsonl").write_text(json.dumps({"text": "Hello!"}))
+    out = tmp_path / "natural.json"
+    output = run(
+        [
+            "eval",
+            "natural",
+            "--data",
+            str(tmp_path),
+            "--checkpoint",
+            str(checkpoint),
+            "--json",
+            str(out),
+            "--limit",
+            "9",
+        ]
+    )
+    figures = json.loads(out.read_text())
+    assert list(figures) == ["model_version", "min_confidence", "limit", "seed", "sources", "mean"]
+    assert list(figures["sources"]) == ["facts.made", "pairs.made", "text.made"]
+    assert list(figures["mean"]) == ["recognised", "near_miss_false_hits"]
+    assert "facts.made" in output
 
 
 def test_general_ability_is_scored_with_and_without_facts(files: Files, checkpoint: Path, tmp_path: Path) -> None:
@@ -230,10 +277,7 @@ def test_without_facts_and_data_folder_general_ability_says_what_to_give(
         run(["eval", "general", "--tasks", "mmlu", "--data", ".", "--edits", "0", "--json", str(tmp_path / "x.json")])
 
 
-def test_ablations_write_a_table_a_plot_and_figures(
-    files: Files, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stability, "SIZES", {"contrast_edits": (2, 4), "queue": (3,)})
+def test_ablations_write_a_table_a_plot_and_figures(files: Files, checkpoint: Path, tmp_path: Path) -> None:
     towns = [
         {
             "prompt": f"The mayor of town {number} is", "target_new": "Ann", "subject": f"town {number}",
@@ -245,18 +289,13 @@ def test_ablations_write_a_table_a_plot_and_figures(
     dev.write_text(json.dumps(towns))
     training = tmp_path / "others.json"
     training.write_text(json.dumps([town | {"prompt": f"The ruler of {row} is"} for row, town in enumerate(towns)]))
-    data = ["--data", str(training), "--questions", str(files.questions), "--dev", f"{dev}=3", "--out", str(out)]
+    data = ["--data", str(training), "--dev", f"{dev}=3", "--out", str(out)]
 
     output = run(["ablate", *data, "--steps", "1", "--checkpoint", str(checkpoint)])
 
     figures = json.loads((out / "ablation.json").read_text())
     assert (figures["edits"], figures["steps"], len(figures["variants"])) == (3, 1, 5)
-    assert [(size["option"], size["value"]) for size in figures["sizes"]] == [
-        ("contrast_edits", 2), ("contrast_edits", 4), ("queue", 3),
-    ]  # fmt: skip
-    recorded = read_checkpoint(out / "contrast_edits-2" / "recipe.safetensors").config.training
-    assert (recorded["contrast_edits"], recorded["llm_edits"]) == (2, TINY["llm_edits"])
     assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")
     table = (out / "ablation.md").read_text()
     assert output.endswith(table + "\n")
-    assert [len(line.split("|")) for line in table.splitlines()] == [10] * 10
+    assert [len(line.split("|")) for line in table.splitlines()] == [10] * 7

@@ -9,13 +9,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from recipe_model.editor import QueryVector, RecipeEditor
+from recipe_model.editor import RecipeEditor
+from recipe_model.encoded import EncodedQuery
 from recipe_model.language_model import LanguageModel
 from recipe_trainer import evaluation
 from recipe_trainer.datasets import Edit, Question
-from recipe_trainer.evaluation import Conditions, CriterionScores, Evaluation, FalseHit
+from recipe_trainer.evaluation import Conditions, CriterionScores, Evaluation
 from recipe_trainer.families import Family
-from tiny_models import LLM_HIDDEN, make_language_model
+from tiny_models import make_language_model
+from unit.trainer.table_editor import SURE, TableEditor
 
 EDITS = [
     Edit(
@@ -34,37 +36,8 @@ EDITS = [
 ALL_RIGHT = {"The mayor of A is": 0, "The mayor of C is": 1, "Who rules A?": 0, "Who rules C?": 1}
 
 
-class TableEditor:
-    """Keys are unit vectors; a table says which edit a question hits. It keeps what it was asked."""
-
-    model_version = "recipe-table"
-    key_size = 4
-    prompt_shape = (2, LLM_HIDDEN)
-
-    def __init__(self, hits: Mapping[str, int]) -> None:
-        self.hits = hits
-        self.statements: list[str] = []
-        self.questions: list[str] = []
-
-    def encode(self, statements: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-        rows = [[edit.knowledge for edit in EDITS].index(statement) for statement in statements]
-        self.statements += statements
-        return np.eye(self.key_size, dtype=np.float32)[rows], np.stack([self.prompt(row) for row in rows])
-
-    def prompt(self, row: int) -> NDArray[np.float16]:
-        return np.random.default_rng(row).normal(size=self.prompt_shape).astype(np.float16)
-
-    def reads(self, text: str) -> bool:
-        return len(text) < 40
-
-    def query(self, questions: Sequence[str]) -> list[QueryVector]:
-        self.questions += questions
-        vectors = [np.eye(self.key_size, dtype=np.float32)[self.hits.get(text, 3)] for text in questions]
-        return [QueryVector(vector, 0.5) for vector in vectors]
-
-
 def editor_of(hits: Mapping[str, int]) -> RecipeEditor:
-    return cast("RecipeEditor", TableEditor(hits))
+    return cast("RecipeEditor", TableEditor(hits, longest=39))
 
 
 def evaluated(
@@ -161,22 +134,10 @@ def test_an_answer_that_the_llm_predicts_scores_all_its_tokens(llm: LanguageMode
     edit = Edit(question, answer or "x")
     expected = accuracy(llm, None, question, edit.answer)
 
-    result = evaluation.evaluate([edit], cast("RecipeEditor", OneFact(edit)), llm)
+    result = evaluation.evaluate([edit], editor_of({}), llm)
 
     assert result.teacher_forced.reliability == pytest.approx(100 * expected)
     assert expected >= 0.5
-
-
-class OneFact(TableEditor):
-    """Stores one statement, whatever it says, and hits nothing."""
-
-    def __init__(self, edit: Edit) -> None:
-        super().__init__({})
-        self.edit = edit
-
-    def encode(self, statements: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-        assert statements == [self.edit.knowledge]
-        return np.eye(1, self.key_size, dtype=np.float32), self.prompt(0)[np.newaxis]
 
 
 def test_free_generation_is_scored_on_what_the_llm_writes(llm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,30 +259,21 @@ def test_ordinary_texts_that_hit_are_counted_and_shown() -> None:
         EDITS, ["Good morning!", "Who rules A?", "long " * 9], editor_of({"Good morning!": 1})
     )
     assert (result.edits, result.texts, result.too_long, result.false_hit) == (2, 2, 1, 50.0)
-    assert result.examples == [FalseHit("Good morning!", "The mayor of C is Cem", 1.0)]
+    (example,) = result.examples
+    assert (example.text, example.statement) == ("Good morning!", "The mayor of C is Cem")
+    assert example.confidence == pytest.approx(1 / (1 + math.exp(-SURE)))
 
 
 class QuestionEditor(TableEditor):
-    """Every question is a direction of its own, or all are one; a fact lies along the question of its prompt."""
-
-    key_size = 512
+    """Each question hits the fact with that prompt, or all hit the last one."""
 
     def __init__(self, *, one: bool) -> None:
         super().__init__({})
         self._one = one
-        self._places: dict[str, int] = {}
 
-    def encode(self, statements: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-        return self._along([statement.split(" \u2192 ")[0] for statement in statements]), np.stack(
-            [self.prompt(0)] * len(statements)
-        )
-
-    def query(self, questions: Sequence[str]) -> list[QueryVector]:
-        return [QueryVector(vector, 0.5) for vector in self._along(questions)]
-
-    def _along(self, questions: Sequence[str]) -> NDArray[np.float32]:
-        places = [0 if self._one else self._places.setdefault(text, len(self._places)) for text in questions]
-        return np.eye(self.key_size, dtype=np.float32)[places]
+    def query(self, questions: Sequence[str]) -> list[EncodedQuery]:
+        self.hits = {text: len(self._rows) - 1 if self._one else text for text in questions}
+        return super().query(questions)
 
 
 @pytest.mark.parametrize("one", [False, True])
@@ -332,7 +284,7 @@ def test_families_are_asked_for_members_that_are_stored_and_that_are_not(one: bo
         assert (family.stored, family.asked, family.absent) == (10, 10, 20)
         assert family.right_hit is not None
         if one:  # any of the ten is as near
-            assert family.right_hit < 50
+            assert family.right_hit == 10
             assert family.false_hit == 100.0
         else:
             assert (family.right_hit, family.paraphrase_right_hit, family.false_hit) == (100.0, 0.0, 0.0)

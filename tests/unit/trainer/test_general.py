@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,7 @@ def editor_with(*, hits: bool) -> RecipeEditor:
     """Every text that it reads hits a fact, or none does."""
     model = make_recipe_model().requires_grad_(False)
     editor = RecipeEditor(model, byte_tokenizer(marked=True), 128, "recipe-test", make_prompt_words())
-    original = editor.query
-
-    def query(questions: Sequence[str]) -> list[Any]:
-        return [type(q)(q.vector, -1e9 if hits else 1e9) for q in original(questions)]
-
-    editor.query = query  # type: ignore[method-assign]
+    editor.decider = replace(editor.decider, min_confidence=0.0 if hits else 1.1, min_similarity=-1.0)
     return editor
 
 
@@ -124,7 +120,7 @@ def test_a_hit_puts_the_prompt_in_front(data: Path, llm: LanguageModel, monkeypa
     evaluate_general(["mmlu"], Questions(data), FACTS[:1], [1], editor, llm)
     (given,) = prompts
     assert given is not None
-    expected = torch.from_numpy(editor.encode([FACTS[0].knowledge])[1]).float()
+    expected = torch.from_numpy(editor.encode([FACTS[0].knowledge])[0].prompt).float().unsqueeze(0)
     torch.testing.assert_close(given, expected)
 
 

@@ -3,13 +3,7 @@ import random
 import pytest
 
 from recipe_trainer.datasets import Edit
-from recipe_trainer.wordings import Wordings, alias, other_form, other_number, sibling, with_subject, wording
-
-CITIES = ["Aville", "Beton", "Cford", "Dorf", "Eton"]
-
-
-def mayors(text: str, answer: str = "Ann") -> list[Edit]:
-    return [Edit(text.replace("{}", name), answer, subject=name) for name in CITIES]
+from recipe_trainer.wordings import alias, other_form, other_number, with_subject, wording
 
 
 @pytest.mark.parametrize(
@@ -43,60 +37,6 @@ def test_a_subject_that_the_data_names_stays() -> None:
 )
 def test_a_wording_is_a_prompt_without_its_subject(text: str, subject: str, expected: str | None) -> None:
     assert wording(text, subject) == expected
-
-
-def test_a_paraphrase_gives_all_questions_of_its_wording_another_one() -> None:
-    rephrased = Edit("Who is mayor of Zett?", "Zoe", subject="Zett", paraphrases=("Who rules the town of Zett?",))
-    edits = [*mayors("Who is mayor of {}?"), rephrased]
-    assert Wordings(edits).same_relation(edits[0]) == ("Who rules the town of Aville?",)
-
-
-def test_two_questions_on_one_subject_with_one_answer_ask_the_same() -> None:
-    edits = [*mayors("Who is mayor of {}?"), Edit("Aville is ruled by whom?", "Ann", subject="Aville")]
-    wordings = Wordings(edits)
-    assert wordings.same_relation(edits[1]) == ("Beton is ruled by whom?",)
-    assert len({wordings.relation(edit) for edit in edits}) == 1
-
-
-def test_thousands_of_wordings_of_one_relation_are_linked() -> None:
-    edits = [
-        Edit(f"Who is mayor number {number} of Aville?", "x", "Aville", ("Who rules the town of Aville?",))
-        for number in range(3000)
-    ]
-    assert len(Wordings(edits).same_relation(edits[7])) == 3000
-
-
-def test_of_a_relation_that_is_seen_rarely_no_other_is_known_to_differ() -> None:
-    rare = Edit("The age of Aville is", "10", subject="Aville")
-    assert Wordings([*mayors("The mayor of {} is"), rare]).other_relations(rare) == ()
-
-
-def test_what_is_no_question_links_nothing() -> None:
-    edits = [Edit("The mayor of Aville is", "Ann", subject="Aville", paraphrases=("It is Aville that is known for",))]
-    assert Wordings(edits).same_relation(edits[0]) == ()
-
-
-def test_another_relation_shares_no_answer_and_is_put_the_same_way() -> None:
-    edits = [
-        *mayors("The mayor of {} is"),
-        *mayors("The ruler of {} is", "Ann"),  # may be the same relation
-        *mayors("The river of {} is", "Sample"),
-        *mayors("What is the area of {}?", "small"),  # a question beside sentences to be continued
-        Edit("The age of Aville is", "10", subject="Aville"),  # too rare to be put other subjects into
-    ]
-    assert Wordings(edits).other_relations(edits[0]) == ("The river of Aville is",)
-
-
-def test_the_same_relation_in_other_words_is_no_other_relation() -> None:
-    link = Edit("Who is mayor of Zett?", "Zoe", subject="Zett", paraphrases=("Who rules the town of Zett?",))
-    edits = [*mayors("Who is mayor of {}?"), *mayors("Who rules the town of {}?", "Bob"), link]
-    assert Wordings(edits).other_relations(edits[0]) == ()
-
-
-def test_an_edit_without_a_wording_has_no_other_questions() -> None:
-    nameless = Edit("the mayor is", "Ann")
-    wordings = Wordings([nameless, *mayors("The river of {} is", "Sample")])
-    assert (wordings.same_relation(nameless), wordings.other_relations(nameless)) == ((), ())
 
 
 @pytest.mark.parametrize(
@@ -148,24 +88,6 @@ def test_no_alias_leaves_a_number_out() -> None:
         "BMW 80",
         "R 80",
     }
-
-
-@pytest.mark.parametrize(
-    ("subject", "other", "expected"),
-    [
-        ("Ann Lee", "Bo Ray", {"Ann Ray", "Bo Lee"}),
-        ("Ann Lee", "Ann Ray", {"Ann Ray"}),
-        ("University of Oxford", "Duke of York", {"Duke of Oxford", "University of York"}),
-        ("R 8", "A 7", {"A 8", "R 0", "R 1", "R 2", "R 3", "R 4", "R 5", "R 6", "R 7", "R 9"}),
-        ("Paris", "Lyon", {None}),
-        ("Ann Lee", "ann lee", {None}),
-        ("of the", "Bo Ray", {None}),
-    ],
-)
-def test_a_sibling_differs_in_one_word_or_digit(subject: str, other: str, expected: set[str | None]) -> None:
-    random_ = random.Random(0)
-    assert {sibling(random_, subject, other) for _ in range(400)} - {None} == expected - {None}
-    assert expected != {None} or sibling(random_, subject, other) is None
 
 
 def test_another_number_differs_in_one_digit_or_without_digits_in_one_capital() -> None:

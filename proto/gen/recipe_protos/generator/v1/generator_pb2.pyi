@@ -59,9 +59,9 @@ class _RetrieverFailurePolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper
     """Answer with the language model alone and mark the answer KNOWLEDGE_STATUS_UNEDITED_DEGRADED."""
 
 class RetrieverFailurePolicy(_RetrieverFailurePolicy, metaclass=_RetrieverFailurePolicyEnumTypeWrapper):
-    """RetrieverFailurePolicy says what to do when knowledge was asked for and the retriever cannot be reached in time. A fact whose
-    stored prompt is damaged never fails a request: it is not applied, and the answer is marked
-    KNOWLEDGE_STATUS_UNEDITED_DEGRADED under either policy.
+    """RetrieverFailurePolicy says what to do when knowledge was asked for and the retriever cannot be reached in time. Neither a fact
+    that is stored damaged nor a retriever that could not read its candidates fails a request: no fact is applied, and the answer
+    is marked KNOWLEDGE_STATUS_UNEDITED_DEGRADED under either policy.
     """
 
 RETRIEVER_FAILURE_POLICY_UNSPECIFIED: RetrieverFailurePolicy.ValueType  # 0
@@ -143,7 +143,9 @@ class _KnowledgeStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Knowl
     KNOWLEDGE_STATUS_UNEDITED_OFF: _KnowledgeStatus.ValueType  # 3
     """The request asked for an answer without knowledge."""
     KNOWLEDGE_STATUS_UNEDITED_DEGRADED: _KnowledgeStatus.ValueType  # 4
-    """The retriever could not be asked and the request's policy was to answer nevertheless."""
+    """The retriever could not be asked and the request's policy was to answer nevertheless, or it could not decide, or what is
+    stored of the fact is damaged.
+    """
 
 class KnowledgeStatus(_KnowledgeStatus, metaclass=_KnowledgeStatusEnumTypeWrapper):
     """KnowledgeStatus says whether knowledge went into an answer and, if not, why."""
@@ -157,7 +159,9 @@ KNOWLEDGE_STATUS_UNEDITED_NO_MATCH: KnowledgeStatus.ValueType  # 2
 KNOWLEDGE_STATUS_UNEDITED_OFF: KnowledgeStatus.ValueType  # 3
 """The request asked for an answer without knowledge."""
 KNOWLEDGE_STATUS_UNEDITED_DEGRADED: KnowledgeStatus.ValueType  # 4
-"""The retriever could not be asked and the request's policy was to answer nevertheless."""
+"""The retriever could not be asked and the request's policy was to answer nevertheless, or it could not decide, or what is
+stored of the fact is damaged.
+"""
 Global___KnowledgeStatus: _TypeAlias = KnowledgeStatus  # noqa: Y015
 
 @_typing.final
@@ -241,6 +245,7 @@ class GenerateRequest(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     DECODING_FIELD_NUMBER: _builtins.int
     MIN_POSITION_FIELD_NUMBER: _builtins.int
+    MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The base of knowledge to use. Empty means "default"."""
     prompt: _builtins.str
@@ -254,6 +259,8 @@ class GenerateRequest(_message.Message):
     """Whether stored knowledge may be used."""
     on_retriever_failure: Global___RetrieverFailurePolicy.ValueType
     """What to do when the retriever cannot be reached."""
+    min_confidence: _builtins.float
+    """The least confidence, 0 to 1, with which a fact is applied, as in RetrieveRequest. Unset means the namespace's default."""
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Only facts that are valid at this instant are used, UTC. Unset means now."""
@@ -288,12 +295,15 @@ class GenerateRequest(_message.Message):
         messages: _abc.Iterable[Global___Message] | None = ...,
         decoding: Global___Decoding | None = ...,
         min_position: _retriever_pb2.LogPosition | None = ...,
+        min_confidence: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "decoding", b"decoding", "min_position", b"min_position"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "as_of", b"as_of", "decoding", b"decoding", "min_confidence", b"min_confidence", "min_position", b"min_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "decoding", b"decoding", "knowledge", b"knowledge", "max_new_tokens", b"max_new_tokens", "messages", b"messages", "min_position", b"min_position", "namespace", b"namespace", "on_retriever_failure", b"on_retriever_failure", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "as_of", b"as_of", "decoding", b"decoding", "knowledge", b"knowledge", "max_new_tokens", b"max_new_tokens", "messages", b"messages", "min_confidence", b"min_confidence", "min_position", b"min_position", "namespace", b"namespace", "on_retriever_failure", b"on_retriever_failure", "prompt", b"prompt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__min_confidence: _TypeAlias = _typing.Literal["min_confidence"]  # noqa: Y015
+    _WhichOneofArgType__min_confidence: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_confidence) -> _WhichOneofReturnType__min_confidence | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
@@ -411,10 +421,13 @@ class Knowledge(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     STATEMENT_FIELD_NUMBER: _builtins.int
     SIMILARITY_FIELD_NUMBER: _builtins.int
-    SENTINEL_SIMILARITY_FIELD_NUMBER: _builtins.int
     MARGIN_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     DEGRADED_REASON_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    NEAREST_FACT_ID_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
     status: Global___KnowledgeStatus.ValueType
     """Whether a fact was applied and, if not, why."""
     decision: _retriever_pb2.Decision.ValueType
@@ -426,18 +439,25 @@ class Knowledge(_message.Message):
     statement: _builtins.str
     """The sentence of the applied fact. Set if a fact was applied."""
     similarity: _builtins.float
-    """Inner product of the query and the key of the applied fact, unitless and unbounded. Set if a fact was applied."""
-    sentinel_similarity: _builtins.float
-    """The threshold for this query, unitless and unbounded: its inner product with the sentinel, and what is added for
-    the number of facts in the namespace. What a crowd of facts that are about as similar adds is not in it. Set if the
-    retriever answered.
-    """
+    """Cosine of the vectors of the text and of the fact that `confidence` is about, -1 to 1. Unset if there is no such fact."""
     margin: _builtins.float
-    """similarity - sentinel_similarity, greater than 0. Set if a fact was applied."""
+    """By how much that fact says more to the text than the knowledge sentinel does, unitless and unbounded. Unset if there is no
+    such fact.
+    """
     model_version: _builtins.str
     """Version of the model that encoded the query and the stored facts. Empty if the retriever did not answer."""
     degraded_reason: _builtins.str
     """What went wrong, for a human reader. Set with KNOWLEDGE_STATUS_UNEDITED_DEGRADED only."""
+    confidence: _builtins.float
+    """The calibrated probability, 0 to 1, that the applied fact fits the text; on a miss that the nearest one does, and 0 if
+    there is none. Set if the retriever answered.
+    """
+    min_confidence: _builtins.float
+    """The least confidence with which a fact would have been applied, 0 to 1. Set if the retriever answered."""
+    nearest_fact_id: _builtins.str
+    """On a miss the id of the fact that is the likeliest to fit. Empty if none is near enough."""
+    degraded: _builtins.bool
+    """Whether the retriever's second step failed, so that no fact was applied; the status is KNOWLEDGE_STATUS_UNEDITED_DEGRADED."""
     def __init__(
         self,
         *,
@@ -447,35 +467,42 @@ class Knowledge(_message.Message):
         revision: _builtins.int | None = ...,
         statement: _builtins.str | None = ...,
         similarity: _builtins.float | None = ...,
-        sentinel_similarity: _builtins.float | None = ...,
         margin: _builtins.float | None = ...,
         model_version: _builtins.str = ...,
         degraded_reason: _builtins.str = ...,
+        confidence: _builtins.float | None = ...,
+        min_confidence: _builtins.float | None = ...,
+        nearest_fact_id: _builtins.str = ...,
+        degraded: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fact_id", b"_fact_id", "_margin", b"_margin", "_revision", b"_revision", "_sentinel_similarity", b"_sentinel_similarity", "_similarity", b"_similarity", "_statement", b"_statement", "fact_id", b"fact_id", "margin", b"margin", "revision", b"revision", "sentinel_similarity", b"sentinel_similarity", "similarity", b"similarity", "statement", b"statement"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_fact_id", b"_fact_id", "_margin", b"_margin", "_min_confidence", b"_min_confidence", "_revision", b"_revision", "_similarity", b"_similarity", "_statement", b"_statement", "confidence", b"confidence", "fact_id", b"fact_id", "margin", b"margin", "min_confidence", b"min_confidence", "revision", b"revision", "similarity", b"similarity", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fact_id", b"_fact_id", "_margin", b"_margin", "_revision", b"_revision", "_sentinel_similarity", b"_sentinel_similarity", "_similarity", b"_similarity", "_statement", b"_statement", "decision", b"decision", "degraded_reason", b"degraded_reason", "fact_id", b"fact_id", "margin", b"margin", "model_version", b"model_version", "revision", b"revision", "sentinel_similarity", b"sentinel_similarity", "similarity", b"similarity", "statement", b"statement", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_fact_id", b"_fact_id", "_margin", b"_margin", "_min_confidence", b"_min_confidence", "_revision", b"_revision", "_similarity", b"_similarity", "_statement", b"_statement", "confidence", b"confidence", "decision", b"decision", "degraded", b"degraded", "degraded_reason", b"degraded_reason", "fact_id", b"fact_id", "margin", b"margin", "min_confidence", b"min_confidence", "model_version", b"model_version", "nearest_fact_id", b"nearest_fact_id", "revision", b"revision", "similarity", b"similarity", "statement", b"statement", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
+    _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
     _WhichOneofReturnType__fact_id: _TypeAlias = _typing.Literal["fact_id"]  # noqa: Y015
     _WhichOneofArgType__fact_id: _TypeAlias = _typing.Literal["_fact_id", b"_fact_id"]  # noqa: Y015
     _WhichOneofReturnType__margin: _TypeAlias = _typing.Literal["margin"]  # noqa: Y015
     _WhichOneofArgType__margin: _TypeAlias = _typing.Literal["_margin", b"_margin"]  # noqa: Y015
+    _WhichOneofReturnType__min_confidence: _TypeAlias = _typing.Literal["min_confidence"]  # noqa: Y015
+    _WhichOneofArgType__min_confidence: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence"]  # noqa: Y015
     _WhichOneofReturnType__revision: _TypeAlias = _typing.Literal["revision"]  # noqa: Y015
     _WhichOneofArgType__revision: _TypeAlias = _typing.Literal["_revision", b"_revision"]  # noqa: Y015
-    _WhichOneofReturnType__sentinel_similarity: _TypeAlias = _typing.Literal["sentinel_similarity"]  # noqa: Y015
-    _WhichOneofArgType__sentinel_similarity: _TypeAlias = _typing.Literal["_sentinel_similarity", b"_sentinel_similarity"]  # noqa: Y015
     _WhichOneofReturnType__similarity: _TypeAlias = _typing.Literal["similarity"]  # noqa: Y015
     _WhichOneofArgType__similarity: _TypeAlias = _typing.Literal["_similarity", b"_similarity"]  # noqa: Y015
     _WhichOneofReturnType__statement: _TypeAlias = _typing.Literal["statement"]  # noqa: Y015
     _WhichOneofArgType__statement: _TypeAlias = _typing.Literal["_statement", b"_statement"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence) -> _WhichOneofReturnType__confidence | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fact_id) -> _WhichOneofReturnType__fact_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__margin) -> _WhichOneofReturnType__margin | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__revision) -> _WhichOneofReturnType__revision | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_confidence) -> _WhichOneofReturnType__min_confidence | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__sentinel_similarity) -> _WhichOneofReturnType__sentinel_similarity | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__revision) -> _WhichOneofReturnType__revision | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__similarity) -> _WhichOneofReturnType__similarity | None: ...
     @_typing.overload
@@ -497,6 +524,7 @@ class CompareRequest(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     DECODING_FIELD_NUMBER: _builtins.int
     MIN_POSITION_FIELD_NUMBER: _builtins.int
+    MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The base of knowledge to use. Empty means "default"."""
     prompt: _builtins.str
@@ -505,6 +533,8 @@ class CompareRequest(_message.Message):
     """Largest number of tokens to generate for each answer. 0 means the server's default, 32."""
     on_retriever_failure: Global___RetrieverFailurePolicy.ValueType
     """What to do when the retriever cannot be reached."""
+    min_confidence: _builtins.float
+    """The least confidence with which a fact is applied, as in GenerateRequest."""
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Only facts that are valid at this instant are used, UTC. Unset means now."""
@@ -532,12 +562,15 @@ class CompareRequest(_message.Message):
         messages: _abc.Iterable[Global___Message] | None = ...,
         decoding: Global___Decoding | None = ...,
         min_position: _retriever_pb2.LogPosition | None = ...,
+        min_confidence: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "decoding", b"decoding", "min_position", b"min_position"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "as_of", b"as_of", "decoding", b"decoding", "min_confidence", b"min_confidence", "min_position", b"min_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "decoding", b"decoding", "max_new_tokens", b"max_new_tokens", "messages", b"messages", "min_position", b"min_position", "namespace", b"namespace", "on_retriever_failure", b"on_retriever_failure", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "as_of", b"as_of", "decoding", b"decoding", "max_new_tokens", b"max_new_tokens", "messages", b"messages", "min_confidence", b"min_confidence", "min_position", b"min_position", "namespace", b"namespace", "on_retriever_failure", b"on_retriever_failure", "prompt", b"prompt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__min_confidence: _TypeAlias = _typing.Literal["min_confidence"]  # noqa: Y015
+    _WhichOneofArgType__min_confidence: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_confidence) -> _WhichOneofReturnType__min_confidence | None: ...
 
 Global___CompareRequest: _TypeAlias = CompareRequest  # noqa: Y015
 

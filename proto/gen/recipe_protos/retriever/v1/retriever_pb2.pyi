@@ -30,10 +30,10 @@ class _DecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decision.Val
     DECISION_UNSPECIFIED: _Decision.ValueType  # 0
     """Never sent by a server."""
     DECISION_HIT: _Decision.ValueType  # 1
-    """A fact is strictly more similar to the query than the sentinel is, and by enough; it applies."""
+    """The confidence that the best candidate applies is at least `min_confidence`."""
     DECISION_BELOW_SENTINEL: _Decision.ValueType  # 2
-    """There are facts, but none is more similar to the query than the sentinel is, or so many are about as similar that
-    none of them applies.
+    """There are facts, but none is near enough to be a candidate, or none is likely enough to apply, or the second step
+    failed, which `degraded` says.
     """
     DECISION_EMPTY_BASE: _Decision.ValueType  # 3
     """The namespace holds no fact that is not retracted."""
@@ -44,10 +44,10 @@ class Decision(_Decision, metaclass=_DecisionEnumTypeWrapper):
 DECISION_UNSPECIFIED: Decision.ValueType  # 0
 """Never sent by a server."""
 DECISION_HIT: Decision.ValueType  # 1
-"""A fact is strictly more similar to the query than the sentinel is, and by enough; it applies."""
+"""The confidence that the best candidate applies is at least `min_confidence`."""
 DECISION_BELOW_SENTINEL: Decision.ValueType  # 2
-"""There are facts, but none is more similar to the query than the sentinel is, or so many are about as similar that
-none of them applies.
+"""There are facts, but none is near enough to be a candidate, or none is likely enough to apply, or the second step
+failed, which `degraded` says.
 """
 DECISION_EMPTY_BASE: Decision.ValueType  # 3
 """The namespace holds no fact that is not retracted."""
@@ -64,17 +64,15 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     VERDICT_APPLIES: _Verdict.ValueType  # 1
     """This is the fact that applies."""
     VERDICT_OUTRANKED: _Verdict.ValueType  # 2
-    """It is more similar to the query than the sentinel is, but another valid fact is still more similar."""
+    """The confidence that it applies is high enough, but that of another fact is higher."""
     VERDICT_BELOW_SENTINEL: _Verdict.ValueType  # 3
-    """It is not more similar to the query than the sentinel is."""
+    """It is a candidate, but the confidence that it applies is too low, or it could not be read."""
     VERDICT_NOT_YET_VALID: _Verdict.ValueType  # 4
     """It holds only from a later instant on."""
     VERDICT_NO_LONGER_VALID: _Verdict.ValueType  # 5
     """It no longer holds."""
-    VERDICT_CROWDED: _Verdict.ValueType  # 6
-    """It is more similar to the query than the sentinel is, but no fact applies: so many others are about as similar that
-    the best would have to beat the sentinel by more.
-    """
+    VERDICT_NOT_A_CANDIDATE: _Verdict.ValueType  # 7
+    """The first step left it out: it is not similar enough to the query, or enough others are more similar."""
 
 class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
     """Verdict says what a decision about a query means for one fact."""
@@ -84,17 +82,15 @@ VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
 VERDICT_APPLIES: Verdict.ValueType  # 1
 """This is the fact that applies."""
 VERDICT_OUTRANKED: Verdict.ValueType  # 2
-"""It is more similar to the query than the sentinel is, but another valid fact is still more similar."""
+"""The confidence that it applies is high enough, but that of another fact is higher."""
 VERDICT_BELOW_SENTINEL: Verdict.ValueType  # 3
-"""It is not more similar to the query than the sentinel is."""
+"""It is a candidate, but the confidence that it applies is too low, or it could not be read."""
 VERDICT_NOT_YET_VALID: Verdict.ValueType  # 4
 """It holds only from a later instant on."""
 VERDICT_NO_LONGER_VALID: Verdict.ValueType  # 5
 """It no longer holds."""
-VERDICT_CROWDED: Verdict.ValueType  # 6
-"""It is more similar to the query than the sentinel is, but no fact applies: so many others are about as similar that
-the best would have to beat the sentinel by more.
-"""
+VERDICT_NOT_A_CANDIDATE: Verdict.ValueType  # 7
+"""The first step left it out: it is not similar enough to the query, or enough others are more similar."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
@@ -107,11 +103,16 @@ class RetrieveRequest(_message.Message):
     QUERY_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     MIN_POSITION_FIELD_NUMBER: _builtins.int
+    MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The base of knowledge to search. Empty means "default"."""
     query: _builtins.str
     """The user's question or text to complete, without any answer. Required; at most 32,000 characters and no more
     tokens than the text encoder reads (510 with the default one).
+    """
+    min_confidence: _builtins.float
+    """The least confidence, 0 to 1, with which a fact applies: higher means fewer wrong facts and more misses. Unset means
+    the default of the namespace on this server.
     """
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
@@ -131,12 +132,15 @@ class RetrieveRequest(_message.Message):
         query: _builtins.str = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
         min_position: Global___LogPosition | None = ...,
+        min_confidence: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "min_position", b"min_position"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "as_of", b"as_of", "min_confidence", b"min_confidence", "min_position", b"min_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "min_position", b"min_position", "namespace", b"namespace", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "as_of", b"as_of", "min_confidence", b"min_confidence", "min_position", b"min_position", "namespace", b"namespace", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__min_confidence: _TypeAlias = _typing.Literal["min_confidence"]  # noqa: Y015
+    _WhichOneofArgType__min_confidence: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_confidence) -> _WhichOneofReturnType__min_confidence | None: ...
 
 Global___RetrieveRequest: _TypeAlias = RetrieveRequest  # noqa: Y015
 
@@ -148,26 +152,40 @@ class RetrieveResponse(_message.Message):
 
     DECISION_FIELD_NUMBER: _builtins.int
     SIMILARITY_FIELD_NUMBER: _builtins.int
-    SENTINEL_SIMILARITY_FIELD_NUMBER: _builtins.int
     MARGIN_FIELD_NUMBER: _builtins.int
     FACT_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     APPLIED_POSITION_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    NEAREST_FACT_ID_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    DEGRADED_REASON_FIELD_NUMBER: _builtins.int
     decision: Global___Decision.ValueType
     """Whether a fact applies."""
     similarity: _builtins.float
-    """Inner product of the query and the key of the best fact, from which the mean key was taken as from the sentinel;
-    unitless, unbounded, and to be compared within one model version only. Set on a hit only.
-    """
-    sentinel_similarity: _builtins.float
-    """The threshold for this query, unitless and unbounded: its inner product with the sentinel, and what is added for
-    the number of facts in the namespace. What a crowd of facts that are about as similar adds is not in it.
-    """
+    """Cosine of the vectors of the query and of the fact that `confidence` is about, -1 to 1. Unset if there is no such fact."""
     margin: _builtins.float
-    """similarity - sentinel_similarity, greater than 0. Set on a hit only."""
+    """By how much that fact says more to the query than the knowledge sentinel does, unitless and unbounded, and to be
+    compared within one model version only. Unset if there is no such fact.
+    """
     model_version: _builtins.str
     """Version of the model that encoded the query and the stored facts."""
+    confidence: _builtins.float
+    """The calibrated probability, 0 to 1, that the fact which applies does so; on a miss that the nearest one does, and 0 if
+    there is none or if the second step failed.
+    """
+    min_confidence: _builtins.float
+    """The least confidence with which a fact would have applied, 0 to 1: the request's, or the namespace's default."""
+    nearest_fact_id: _builtins.str
+    """On a miss the id of the fact that is the likeliest to apply. Empty if none is near enough to be a candidate, and if the
+    second step failed.
+    """
+    degraded: _builtins.bool
+    """Whether the second step of the decision failed. No fact applies then, as no candidate was read."""
+    degraded_reason: _builtins.str
+    """What went wrong, for a human reader. Set if `degraded` is."""
     @_builtins.property
     def fact(self) -> Global___Fact:
         """The fact that applies. Set on a hit only."""
@@ -185,16 +203,20 @@ class RetrieveResponse(_message.Message):
         *,
         decision: Global___Decision.ValueType = ...,
         similarity: _builtins.float | None = ...,
-        sentinel_similarity: _builtins.float = ...,
         margin: _builtins.float | None = ...,
         fact: Global___Fact | None = ...,
         prompt: Global___Prompt | None = ...,
         model_version: _builtins.str = ...,
         applied_position: Global___LogPosition | None = ...,
+        confidence: _builtins.float = ...,
+        min_confidence: _builtins.float = ...,
+        nearest_fact_id: _builtins.str = ...,
+        degraded: _builtins.bool = ...,
+        degraded_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "_similarity", b"_similarity", "applied_position", b"applied_position", "fact", b"fact", "margin", b"margin", "prompt", b"prompt", "similarity", b"similarity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "_similarity", b"_similarity", "applied_position", b"applied_position", "decision", b"decision", "fact", b"fact", "margin", b"margin", "model_version", b"model_version", "prompt", b"prompt", "sentinel_similarity", b"sentinel_similarity", "similarity", b"similarity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "_similarity", b"_similarity", "applied_position", b"applied_position", "confidence", b"confidence", "decision", b"decision", "degraded", b"degraded", "degraded_reason", b"degraded_reason", "fact", b"fact", "margin", b"margin", "min_confidence", b"min_confidence", "model_version", b"model_version", "nearest_fact_id", b"nearest_fact_id", "prompt", b"prompt", "similarity", b"similarity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__margin: _TypeAlias = _typing.Literal["margin"]  # noqa: Y015
     _WhichOneofArgType__margin: _TypeAlias = _typing.Literal["_margin", b"_margin"]  # noqa: Y015
@@ -217,8 +239,11 @@ class RetrieveBatchRequest(_message.Message):
     QUERIES_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     MIN_POSITION_FIELD_NUMBER: _builtins.int
+    MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The base of knowledge to search. Empty means "default"."""
+    min_confidence: _builtins.float
+    """As in RetrieveRequest, for all queries."""
     @_builtins.property
     def queries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """From 1 to 64 queries, each as in RetrieveRequest; a request has at most 1 MiB."""
@@ -238,12 +263,15 @@ class RetrieveBatchRequest(_message.Message):
         queries: _abc.Iterable[_builtins.str] | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
         min_position: Global___LogPosition | None = ...,
+        min_confidence: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "min_position", b"min_position"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "as_of", b"as_of", "min_confidence", b"min_confidence", "min_position", b"min_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "min_position", b"min_position", "namespace", b"namespace", "queries", b"queries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "as_of", b"as_of", "min_confidence", b"min_confidence", "min_position", b"min_position", "namespace", b"namespace", "queries", b"queries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__min_confidence: _TypeAlias = _typing.Literal["min_confidence"]  # noqa: Y015
+    _WhichOneofArgType__min_confidence: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_confidence) -> _WhichOneofReturnType__min_confidence | None: ...
 
 Global___RetrieveBatchRequest: _TypeAlias = RetrieveBatchRequest  # noqa: Y015
 
@@ -281,12 +309,15 @@ class ExplainRequest(_message.Message):
     QUERY_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The base of knowledge to search. Empty means "default"."""
     query: _builtins.str
     """As in RetrieveRequest. Required."""
     limit: _builtins.int
     """How many of the nearest facts to show, at most 100; more is INVALID_ARGUMENT. 0 means 5."""
+    min_confidence: _builtins.float
+    """As in RetrieveRequest."""
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """As in RetrieveRequest."""
@@ -298,12 +329,15 @@ class ExplainRequest(_message.Message):
         query: _builtins.str = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
         limit: _builtins.int = ...,
+        min_confidence: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "as_of", b"as_of", "min_confidence", b"min_confidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "limit", b"limit", "namespace", b"namespace", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "as_of", b"as_of", "limit", b"limit", "min_confidence", b"min_confidence", "namespace", b"namespace", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__min_confidence: _TypeAlias = _typing.Literal["min_confidence"]  # noqa: Y015
+    _WhichOneofArgType__min_confidence: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_confidence) -> _WhichOneofReturnType__min_confidence | None: ...
 
 Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
 
@@ -315,39 +349,51 @@ class ExplainResponse(_message.Message):
 
     DECISION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
-    SENTINEL_SIMILARITY_FIELD_NUMBER: _builtins.int
     NEAREST_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    MIN_SIMILARITY_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    DEGRADED_REASON_FIELD_NUMBER: _builtins.int
     decision: Global___Decision.ValueType
     """Whether a fact applies."""
     reason: _builtins.str
     """The decision in one sentence, for people."""
-    sentinel_similarity: _builtins.float
-    """The threshold for this query, unitless and unbounded: its inner product with the sentinel, and what is added for
-    the number of facts in the namespace. What a crowd of facts that are about as similar adds is not in it.
-    """
     facts: _builtins.int
     """Number of facts in the namespace that are not retracted, valid or not."""
     model_version: _builtins.str
     """Version of the model that encoded the query and the stored facts."""
+    min_confidence: _builtins.float
+    """The least confidence with which a fact applies, 0 to 1: the request's, or the namespace's default."""
+    min_similarity: _builtins.float
+    """The least similarity with which a fact is a candidate, -1 to 1."""
+    degraded: _builtins.bool
+    """Whether the second step of the decision failed, as in RetrieveResponse."""
+    degraded_reason: _builtins.str
+    """What went wrong, for a human reader. Set if `degraded` is."""
     @_builtins.property
     def nearest(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedFact]:
-        """The nearest facts that are not retracted, valid or not, best first."""
+        """The most similar facts that are not retracted, valid or not, the most similar first; then the likeliest candidate, if it
+        is none of them.
+        """
 
     def __init__(
         self,
         *,
         decision: Global___Decision.ValueType = ...,
         reason: _builtins.str = ...,
-        sentinel_similarity: _builtins.float = ...,
         nearest: _abc.Iterable[Global___ExplainedFact] | None = ...,
         facts: _builtins.int = ...,
         model_version: _builtins.str = ...,
+        min_confidence: _builtins.float = ...,
+        min_similarity: _builtins.float = ...,
+        degraded: _builtins.bool = ...,
+        degraded_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "facts", b"facts", "model_version", b"model_version", "nearest", b"nearest", "reason", b"reason", "sentinel_similarity", b"sentinel_similarity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "degraded", b"degraded", "degraded_reason", b"degraded_reason", "facts", b"facts", "min_confidence", b"min_confidence", "min_similarity", b"min_similarity", "model_version", b"model_version", "nearest", b"nearest", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -363,12 +409,17 @@ class ExplainedFact(_message.Message):
     SIMILARITY_FIELD_NUMBER: _builtins.int
     MARGIN_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
     similarity: _builtins.float
-    """Inner product of the query and the key of the fact, unitless and unbounded."""
+    """Cosine of the vectors of the query and the fact, -1 to 1, by which candidates are found."""
     margin: _builtins.float
-    """similarity minus that of the sentinel; a valid fact can apply only if it is above 0."""
+    """By how much the fact says more to the query than the knowledge sentinel does, unitless and unbounded. Unset if the second
+    step failed.
+    """
     verdict: Global___Verdict.ValueType
     """Why it applies or does not."""
+    confidence: _builtins.float
+    """The calibrated probability, 0 to 1, that it applies, were it a candidate. Unset if the second step failed."""
     @_builtins.property
     def fact(self) -> Global___Fact:
         """The fact."""
@@ -378,14 +429,22 @@ class ExplainedFact(_message.Message):
         *,
         fact: Global___Fact | None = ...,
         similarity: _builtins.float = ...,
-        margin: _builtins.float = ...,
+        margin: _builtins.float | None = ...,
         verdict: Global___Verdict.ValueType = ...,
+        confidence: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fact", b"fact"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_margin", b"_margin", "confidence", b"confidence", "fact", b"fact", "margin", b"margin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fact", b"fact", "margin", b"margin", "similarity", b"similarity", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_margin", b"_margin", "confidence", b"confidence", "fact", b"fact", "margin", b"margin", "similarity", b"similarity", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
+    _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
+    _WhichOneofReturnType__margin: _TypeAlias = _typing.Literal["margin"]  # noqa: Y015
+    _WhichOneofArgType__margin: _TypeAlias = _typing.Literal["_margin", b"_margin"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence) -> _WhichOneofReturnType__confidence | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__margin) -> _WhichOneofReturnType__margin | None: ...
 
 Global___ExplainedFact: _TypeAlias = ExplainedFact  # noqa: Y015
 
@@ -406,7 +465,7 @@ class Prompt(_message.Message):
     little-endian; 2 * tokens * hidden_size bytes in all.
     """
     tokens: _builtins.int
-    """Number of pseudo-tokens, at least 1."""
+    """Number of pseudo-tokens, 1 to 256: as many as the fact needs."""
     hidden_size: _builtins.int
     """Size of one word embedding of the language model, at least 1."""
     sha256: _builtins.bytes

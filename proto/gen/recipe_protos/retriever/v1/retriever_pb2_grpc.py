@@ -30,9 +30,9 @@ class RetrieverServiceStub(object):
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time;
-    FAILED_PRECONDITION when the query encoder and the stored keys belong to different model versions, or when
-    `min_position` is not applied in time; DATA_LOSS when the stored prompt of the fact that applies is damaged; UNAVAILABLE
-    while the service warms up or drains, or while its store cannot be reached.
+    FAILED_PRECONDITION when the query encoder and the stored facts belong to different model versions, or when
+    `min_position` is not applied in time; DATA_LOSS when what is stored of a fact that is near, or the prompt of the one that
+    applies, is damaged; UNAVAILABLE while the service warms up or drains, or while its store cannot be reached.
     """
 
     def __init__(self, channel):
@@ -78,15 +78,16 @@ class RetrieverServiceServicer(object):
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time;
-    FAILED_PRECONDITION when the query encoder and the stored keys belong to different model versions, or when
-    `min_position` is not applied in time; DATA_LOSS when the stored prompt of the fact that applies is damaged; UNAVAILABLE
-    while the service warms up or drains, or while its store cannot be reached.
+    FAILED_PRECONDITION when the query encoder and the stored facts belong to different model versions, or when
+    `min_position` is not applied in time; DATA_LOSS when what is stored of a fact that is near, or the prompt of the one that
+    applies, is damaged; UNAVAILABLE while the service warms up or drains, or while its store cannot be reached.
     """
 
     def Retrieve(self, request, context):
-        """Retrieve returns the best fact for a query if it is more similar to the query than the knowledge sentinel is, by
-        more where other facts are about as similar, and nothing otherwise. Not finding knowledge is an answer, not an
-        error.
+        """Retrieve returns the fact that answers a query, and nothing if none does. It decides in two steps: the facts whose
+        vectors are nearest to the query's are candidates; then a network reads the query together with each of them, and with
+        the knowledge sentinel. The candidate that says the most more than the sentinel applies, if the confidence in that is
+        high enough. Not finding knowledge is an answer, not an error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -175,9 +176,9 @@ class RetrieverService(object):
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time;
-    FAILED_PRECONDITION when the query encoder and the stored keys belong to different model versions, or when
-    `min_position` is not applied in time; DATA_LOSS when the stored prompt of the fact that applies is damaged; UNAVAILABLE
-    while the service warms up or drains, or while its store cannot be reached.
+    FAILED_PRECONDITION when the query encoder and the stored facts belong to different model versions, or when
+    `min_position` is not applied in time; DATA_LOSS when what is stored of a fact that is near, or the prompt of the one that
+    applies, is damaged; UNAVAILABLE while the service warms up or drains, or while its store cannot be reached.
     """
 
     @staticmethod

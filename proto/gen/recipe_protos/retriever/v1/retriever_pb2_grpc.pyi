@@ -31,9 +31,9 @@ class RetrieverServiceStub:
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time;
-    FAILED_PRECONDITION when the query encoder and the stored keys belong to different model versions, or when
-    `min_position` is not applied in time; DATA_LOSS when the stored prompt of the fact that applies is damaged; UNAVAILABLE
-    while the service warms up or drains, or while its store cannot be reached.
+    FAILED_PRECONDITION when the query encoder and the stored facts belong to different model versions, or when
+    `min_position` is not applied in time; DATA_LOSS when what is stored of a fact that is near, or the prompt of the one that
+    applies, is damaged; UNAVAILABLE while the service warms up or drains, or while its store cannot be reached.
     """
 
     @_typing.overload
@@ -41,9 +41,10 @@ class RetrieverServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RetrieverServiceAsyncStub: ...
     Retrieve: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.RetrieveRequest, _retriever_pb2.RetrieveResponse]
-    """Retrieve returns the best fact for a query if it is more similar to the query than the knowledge sentinel is, by
-    more where other facts are about as similar, and nothing otherwise. Not finding knowledge is an answer, not an
-    error.
+    """Retrieve returns the fact that answers a query, and nothing if none does. It decides in two steps: the facts whose
+    vectors are nearest to the query's are candidates; then a network reads the query together with each of them, and with
+    the knowledge sentinel. The candidate that says the most more than the sentinel applies, if the confidence in that is
+    high enough. Not finding knowledge is an answer, not an error.
     """
     RetrieveBatch: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.RetrieveBatchRequest, _retriever_pb2.RetrieveBatchResponse]
     """RetrieveBatch decides about several queries as Retrieve decides about each of them, in one pass of the text encoder.
@@ -66,16 +67,17 @@ class RetrieverServiceAsyncStub(RetrieverServiceStub):
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time;
-    FAILED_PRECONDITION when the query encoder and the stored keys belong to different model versions, or when
-    `min_position` is not applied in time; DATA_LOSS when the stored prompt of the fact that applies is damaged; UNAVAILABLE
-    while the service warms up or drains, or while its store cannot be reached.
+    FAILED_PRECONDITION when the query encoder and the stored facts belong to different model versions, or when
+    `min_position` is not applied in time; DATA_LOSS when what is stored of a fact that is near, or the prompt of the one that
+    applies, is damaged; UNAVAILABLE while the service warms up or drains, or while its store cannot be reached.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Retrieve: _aio.UnaryUnaryMultiCallable[_retriever_pb2.RetrieveRequest, _retriever_pb2.RetrieveResponse]  # type: ignore[assignment]
-    """Retrieve returns the best fact for a query if it is more similar to the query than the knowledge sentinel is, by
-    more where other facts are about as similar, and nothing otherwise. Not finding knowledge is an answer, not an
-    error.
+    """Retrieve returns the fact that answers a query, and nothing if none does. It decides in two steps: the facts whose
+    vectors are nearest to the query's are candidates; then a network reads the query together with each of them, and with
+    the knowledge sentinel. The candidate that says the most more than the sentinel applies, if the confidence in that is
+    high enough. Not finding knowledge is an answer, not an error.
     """
     RetrieveBatch: _aio.UnaryUnaryMultiCallable[_retriever_pb2.RetrieveBatchRequest, _retriever_pb2.RetrieveBatchResponse]  # type: ignore[assignment]
     """RetrieveBatch decides about several queries as Retrieve decides about each of them, in one pass of the text encoder.
@@ -97,9 +99,9 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time;
-    FAILED_PRECONDITION when the query encoder and the stored keys belong to different model versions, or when
-    `min_position` is not applied in time; DATA_LOSS when the stored prompt of the fact that applies is damaged; UNAVAILABLE
-    while the service warms up or drains, or while its store cannot be reached.
+    FAILED_PRECONDITION when the query encoder and the stored facts belong to different model versions, or when
+    `min_position` is not applied in time; DATA_LOSS when what is stored of a fact that is near, or the prompt of the one that
+    applies, is damaged; UNAVAILABLE while the service warms up or drains, or while its store cannot be reached.
     """
 
     @_abc_1.abstractmethod
@@ -108,9 +110,10 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.RetrieveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retriever_pb2.RetrieveResponse, _abc.Awaitable[_retriever_pb2.RetrieveResponse]]:
-        """Retrieve returns the best fact for a query if it is more similar to the query than the knowledge sentinel is, by
-        more where other facts are about as similar, and nothing otherwise. Not finding knowledge is an answer, not an
-        error.
+        """Retrieve returns the fact that answers a query, and nothing if none does. It decides in two steps: the facts whose
+        vectors are nearest to the query's are candidates; then a network reads the query together with each of them, and with
+        the knowledge sentinel. The candidate that says the most more than the sentinel applies, if the confidence in that is
+        high enough. Not finding knowledge is an answer, not an error.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,248 @@
+"""What the verifier is trained on: facts, what asks for each of them, and what looks alike but does not.
+
+Sources are the published sets of edits, a folder of people's wordings (`facts.*.jsonl`, `pairs.*.jsonl`,
+`text.*.jsonl`), and relations written by hand for this (`data/relations.jsonl`) about subjects whose names are made up.
+"""
+
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from recipe_common.knowledge_text import knowledge_text, question_part
+from recipe_trainer import hard_cases
+from recipe_trainer.datasets import Edit
+
+_MOST_ASKS: Final = 4  # of one fact, and as many near misses
+_MOST_CASES: Final = 4_000  # of one source
+_FEWER_CASES: Final = {  # of sources that are large, or made by template
+    "simplequestions": 3_500, "qa2d": 3_500, "quora": 3_000, "counterfact": 2_200, "bear": 2_200, "cwq": 2_000,
+    "disfl_qa": 1_500, "pararel": 1_500, "falseqa": 800, "msrp": 600,
+}  # fmt: skip
+_MOST_EDITS: Final = 9_000
+_MOST_TEXTS: Final = 22_000
+_KEYWORDS, _SLIPS, _PRESENT, _WAYS = 0.4, 0.25, 0.25, 5  # shares of cases with such a question; rules that a case meets
+LONGEST: Final = 130  # characters of a text: longer ones cost most of the encoding and teach little
+_SUBJECTS_PER_RELATION: Final = 12
+_LEAST_GOOD: Final = frozenset({"human", "llm"})
+_NOT_RIVALS: Final = frozenset({"fever_symmetric"})  # a pair with another value asks for the same
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One fact, as it may be stored, and questions."""
+
+    texts: tuple[str, ...]  # of the fact: with its answer, bare, with other names of its subject
+    asks: tuple[str, ...]  # all of them for this fact
+    near: tuple[str, ...]  # none of them
+    subject: str = ""
+    answer: str = ""
+    source: str = ""
+
+
+@dataclass(slots=True)
+class Corpus:
+    """Cases, and ordinary texts that ask for no fact."""
+
+    cases: list[Case] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+
+def read_corpus(edits: Iterable[Edit], natural: Path | None, texts: Iterable[str], seed: int) -> Corpus:
+    """Everything, in an order that depends on the seed alone."""
+    random_ = random.Random(seed)  # noqa: S311 (no secret)
+    corpus = Corpus(texts=list(texts))
+    edits = list(edits)
+    corpus.cases = [_of_edit(random_, edit) for edit in random_.sample(edits, min(_MOST_EDITS, len(edits)))]
+    for path in sorted(natural.glob("*.jsonl")) if natural else ():
+        _read_natural(random_, path, corpus)
+    corpus.cases.extend(relation_cases(random_, _SUBJECTS_PER_RELATION))
+    names = [case.subject for case in corpus.cases if case.subject]
+    corpus.cases = [_with_hard_cases(random_, case, random_.choice(names)) for case in corpus.cases]
+    corpus.cases = [_readable(case) for case in corpus.cases if len(case.texts[0]) <= LONGEST]
+    corpus.texts = [text for text in corpus.texts if len(text) <= LONGEST]
+    random_.shuffle(corpus.cases)
+    random_.shuffle(corpus.texts)
+    corpus.texts = corpus.texts[:_MOST_TEXTS]
+    return corpus
+
+
+def _readable(case: Case) -> Case:
+    """The case without its longest texts."""
+    texts, asks, near = (
+        tuple(text for text in part if len(text) <= LONGEST) for part in (case.texts, case.asks, case.near)
+    )
+    return replace(case, texts=texts, asks=asks, near=near)
+
+
+def relation_cases(random_: random.Random, subjects: int) -> Iterator[Case]:
+    """So many invented subjects of each relation that was written by hand."""
+    for line in files("recipe_trainer").joinpath("data/relations.jsonl").read_text(encoding="utf-8").splitlines():
+        relation = json.loads(line)
+        for _ in range(subjects):
+            yield _of_relation(random_, relation)
+
+
+def _of_relation(random_: random.Random, relation: Mapping[str, Any]) -> Case:
+    name = invented_name(random_, relation["subjects"])
+    other = hard_cases.other_name(random_, name, invented_name(random_, relation["subjects"]))
+    asks = [*relation["questions"], *relation["long"], *relation["completions"], *relation["keywords"]]
+    prompt = random_.choice([*relation["questions"], *relation["completions"], *relation["completions"]])
+    answer = random_.choice(relation["answers"])
+    chosen = [ask for ask in random_.sample(asks, 8) if ask != prompt][:7]
+    lower = set(relation["keywords"])
+    named = [ask.replace("{X}", name.casefold() if ask in lower else name) for ask in chosen]
+    near = [text.replace("{X}", name) for text in random_.sample(relation["near"], min(5, len(relation["near"])))]
+    near += [ask.replace("{X}", other) for ask in random_.sample(asks, 2)]
+    prompt = prompt.replace("{X}", name)
+    return Case(_texts(prompt, answer, ()), tuple(named), tuple(near), name, answer, "relations")
+
+
+def _of_edit(random_: random.Random, edit: Edit) -> Case:
+    asks = random_.sample(edit.paraphrases, min(_MOST_ASKS, len(edit.paraphrases)))
+    near = [question.text for question in random_.sample(edit.unrelated, min(_MOST_ASKS, len(edit.unrelated)))]
+    return Case(_texts(edit.prompt, edit.answer, ()), tuple(asks), tuple(near), edit.subject, edit.answer, "edits")
+
+
+def _read_natural(random_: random.Random, path: Path, corpus: Corpus) -> None:
+    kind, source = path.name.split(".")[:2]
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    random_.shuffle(records)
+    most = _FEWER_CASES.get(source, _MOST_CASES)
+    if kind == "text":
+        corpus.texts.extend(record["text"] for record in records[:_MOST_CASES])
+    elif kind == "pairs" and source not in _NOT_RIVALS:
+        corpus.cases.extend(_of_pair(record) for record in records[:most] if record["b"].strip() not in {"", "n/a"})
+    elif kind == "facts":
+        # Those that people worded come first.
+        records.sort(key=lambda record: not _LEAST_GOOD & set(record["asks_wording"]))
+        corpus.cases.extend(_of_fact(random_, record) for record in records[:most])
+
+
+def _of_pair(record: Mapping[str, Any]) -> Case:
+    asked = (record["b"],)
+    return Case(
+        (record["a"],), asked if record["same"] else (), () if record["same"] else asked, source=record["source"]
+    )
+
+
+def _of_fact(random_: random.Random, record: Mapping[str, Any]) -> Case:
+    aliases = tuple(record["aliases"])
+    texts = _texts(record["prompt"], record["answer"], aliases)
+    if record["statement"]:
+        texts = (*texts, record["statement"])
+    asks = random_.sample(record["asks"], min(_MOST_ASKS, len(record["asks"])))
+    near = random_.sample(record["near_misses"], min(_MOST_ASKS, len(record["near_misses"])))
+    subject = record["subject"] or ""
+    if aliases and subject and subject in record["prompt"]:
+        asks.append(record["prompt"].replace(subject, random_.choice(aliases)))
+    return Case(texts, tuple(asks), tuple(near), subject, record["answer"] or "", record["source"])
+
+
+def _texts(prompt: str, answer: str | None, aliases: Sequence[str]) -> tuple[str, ...]:
+    if not answer:
+        return (prompt,)
+    told = knowledge_text(prompt, answer)
+    return (told, knowledge_text(prompt, answer, aliases)) if aliases else (told,)
+
+
+def _with_hard_cases(random_: random.Random, case: Case, other: str) -> Case:
+    """The case with a few more questions by rule; its own words are always among what asks for it."""
+    own = question_part(case.texts[0])
+    asked = random_.choice([own, *case.asks])
+    more = {
+        hard_cases.keywords(random_, asked, case.subject): _KEYWORDS,
+        hard_cases.with_slip(random_, asked): _SLIPS,
+        hard_cases.at_present(random_, asked): _PRESENT,
+    }
+    asks = [*case.asks, own, *(made for made, share in more.items() if made and random_.random() < share)]
+    made = (way(random_.choice([own, *case.asks])) for way in _ways(random_, case.subject, other))
+    near = [*case.near, *(text for text in made if text and text not in asks)]
+    return replace(case, asks=tuple(dict.fromkeys(asks)), near=tuple(dict.fromkeys(near)))
+
+
+def _ways(random_: random.Random, subject: str, other: str) -> list[Callable[[str], str | None]]:
+    """Some of the rules that make a question ask for something else."""
+    once: list[Callable[[str], str | None]] = [
+        hard_cases.negated,
+        lambda text: hard_cases.with_other_question_word(random_, text),
+    ]
+    twice: list[Callable[[str], str | None]] = [
+        lambda text: hard_cases.at_another_time(random_, text),
+        lambda text: hard_cases.with_other_qualifier(random_, text),
+        lambda text: hard_cases.turned_round(random_, text, subject),
+        lambda text: _about_another(random_, text, subject, other),
+    ]
+    return random_.sample([*once, *twice, *twice], _WAYS)
+
+
+def _about_another(random_: random.Random, text: str, subject: str, other: str) -> str | None:
+    if not subject or subject not in text:
+        return None
+    name = hard_cases.other_name(random_, subject, other)
+    return None if name == subject else text.replace(subject, name)
+
+
+_KINDS: Final[Mapping[str, Sequence[str]]] = {
+    "company": ("{} {S}", "{} {S}", "{}", "{} & {}", "{}{} {S}"),
+    "organisation": ("the {} {S}", "{} {S}", "the {} Foundation", "the {} Institute", "{} Council"),
+    "product": ("{} {n}", "the {} {P}", "{} {P}", "{} {n} {P}", "the {}-{n}"),
+    "software": ("{}", "{}DB", "{} {P}", "{} Server", "{} OS", "{} {n}", "the {} app", "{}-api"),
+    "person": ("{F} {}", "{F} {}", "{F} {F} {}", "Dr {}", "{F} {}-{}"),
+    "place": ("{}", "{}", "{}land", "{}ia", "Port {}", "New {}", "{} Bay"),
+    "team": ("{} United", "the {} {A}", "FC {}", "{} City", "{} Rovers"),
+    "event": ("the {} Festival", "{} Conf", "the {} Open", "{} {n}", "the {} Summit", "the {} Fair"),
+    "service": ("{} {P}", "{}", "the {} portal", "{} Plus", "{} Mobile", "the {} card"),
+    "work": ("{} {A}", "The {A} of {}", "The {} {A}", "{}", "A {A} for {}"),
+}
+
+
+def invented_name(random_: random.Random, kind: str) -> str:
+    """A name that nobody has, for a kind of subject; where the kind is a rare one, the name says what it is."""
+    patterns = _KINDS.get(kind)
+    if patterns is None:
+        what = (
+            kind.removeprefix("other:")
+            .split(",")[0]
+            .split(" or ")[0]
+            .split("(")[0]
+            .removeprefix("a ")
+            .removeprefix("an ")
+            .strip()
+        )
+        patterns = ("the {} " + what, "{} " + what.title(), "{}", "{} {n}")
+    text, words = random_.choice(list(patterns)), _words()
+    number = str(random_.choice((random_.randint(2, 99), random_.randint(100, 9999))))
+    fillings: Mapping[str, Callable[[], str]] = {
+        "{}": lambda: _syllables(random_),
+        "{F}": lambda: random_.choice(words["first"]),
+        "{S}": lambda: random_.choice(words["company"]),
+        "{P}": lambda: random_.choice(words["product"]),
+        "{A}": lambda: random_.choice(words["work"]),
+        "{n}": lambda: number,
+    }
+    for mark, filling in fillings.items():
+        while mark in text:
+            text = text.replace(mark, filling(), 1)
+    return text
+
+
+@cache
+def _words() -> Mapping[str, Sequence[str]]:
+    found = json.loads(files("recipe_trainer").joinpath("data/names.json").read_text(encoding="utf-8"))
+    return {kind: words.split() for kind, words in found.items()}
+
+
+def _syllables(random_: random.Random) -> str:
+    words = _words()
+    closes = [*words["close"], *[""] * 8]
+    parts = [
+        random_.choice(words["begin"]) + random_.choice(words["middle"]) + random_.choice(closes)
+        for _ in range(random_.choice((1, 2, 2, 2, 3)))
+    ]
+    word = "".join(parts).capitalize()
+    return word if len(word) > 2 else f"{word}ra"  # noqa: PLR2004 (too short for a name)
