@@ -117,8 +117,8 @@ def pool(hidden: Tensor, mask: Tensor) -> Tensor:
 class RecipeModel(nn.Module):
     """The frozen text encoder, and all that RECIPE trains: MLP_K, MLP_P and the verifier with its sentinel.
 
-    The confidence in a margin m is sigmoid(scale m + offset); scale, offset and the least confidence of a hit are
-    calibrated after training, and the least similarity of a candidate is given.
+    The confidence in a margin m is sigmoid(scale m + offset); scale and offset are calibrated after training.
+    The least confidence of a hit, likelier than not, and the least similarity of a candidate are given.
     """
 
     confidence_scale: Tensor

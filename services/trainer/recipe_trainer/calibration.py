@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 
 def calibrate(model: RecipeModel, encoder: TextEncoder, words: PromptWords, dev: Path) -> None:
-    """Set the confidence from the facts in `dev`; a fact applies when it is likelier than not that it answers."""
+    """Set the confidence from the facts in `dev`."""
     model.confidence_scale.fill_(1.0)
     model.confidence_offset.fill_(0.0)
     editor = RecipeEditor(model.eval(), encoder.tokenizer, encoder.max_tokens, "calibration", words)
@@ -37,7 +37,6 @@ def calibrate(model: RecipeModel, encoder: TextEncoder, words: PromptWords, dev:
     scale, offset = fit_confidence(*_pooled(found))
     model.confidence_scale.fill_(scale)
     model.confidence_offset.fill_(offset)
-    model.min_confidence.fill_(0.5)
     print(f"confidence = sigmoid({scale:.3f} margin + {offset:.3f})", flush=True)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recipe_common.knowledge_text import ANSWER_MARK
+from recipe_common.knowledge_text import question_part
 from recipe_trainer.arguments import file_and_weight, short
 from recipe_trainer.batches import EditPool
 from recipe_trainer.corpus import Case, relation_cases
@@ -96,5 +96,4 @@ def _texts(edits: Sequence[Edit], asked: Sequence[str]) -> list[str]:
 
 def _edit(case: Case) -> Edit:
     """A case of the verifier's training as an edit; its text tells question and answer apart."""
-    prompt = case.texts[0].partition(ANSWER_MARK)[0].strip()
-    return Edit(prompt, case.answer, case.subject, paraphrases=case.asks)
+    return Edit(question_part(case.texts[0]), case.answer, case.subject, paraphrases=case.asks)

@@ -6,8 +6,6 @@ s(q, k) - s(q, Theta), so that the sentinel Theta is learnt as the threshold of 
 all states are computed once.
 """
 
-import json
-import math
 import random
 import time
 from bisect import bisect
@@ -17,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,8 +23,10 @@ from recipe_model.networks import RecipeModel
 from recipe_model.pretrained import TextEncoder
 from recipe_trainer.corpus import Case, Corpus
 from recipe_trainer.options import TrainOptions
+from recipe_trainer.runs import Report, rate, restore_state, save_state
 from recipe_trainer.state_bank import fill_bank
 
+PART: Final = "verifier"
 REPORT_EVERY: Final = 100
 SAVE_EVERY: Final = 500
 NEIGHBOURS: Final = 12  # facts near a question, out of which rivals are drawn
@@ -37,7 +36,6 @@ _SOURCES: Final = {"relations": 3.0, "edits": 0.7, "counterfact": 0.7, "msrp": 0
 _WORDED_BY_PEOPLE: Final = frozenset(
     ("ambigqa", "qa2d", "webquestions", "lcquad1", "lcquad2", "qald", "hallueditbench", "squad_para", "quora")
 )
-_STATE: Final = "verifier-state.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +64,14 @@ class VerifierTrainer:
     ) -> None:
         self._network = model.verifier
         self._options = options
-        self._folder = folder
+        self._tensors = dict(self._network.named_parameters())
         self._optimizer = torch.optim.AdamW(
             self._network.parameters(), lr=0.0, weight_decay=options.weight_decay, betas=(0.9, 0.98)
         )
-        self._step = 0
-        if (folder / _STATE).exists():
-            self._restore()
+        self._file = folder / f"{PART}.safetensors"
+        self._step = restore_state(self._file, self._tensors, self._optimizer)
+        self._report = Report(folder, PART, options.steps_verifier)
+        self._report.forget_after(self._step)
         if self._step < options.steps_verifier:
             self._draws = PairDraws(corpus, encoder, options)
 
@@ -83,17 +82,20 @@ class VerifierTrainer:
         while self._step < self._options.steps_verifier:
             loss, correct = self._train_step()
             total, right, steps = total + loss, right + correct, steps + 1
-            if self._step % REPORT_EVERY == 0 or self._step == self._options.steps_verifier:
-                self._report(total / steps, right / steps, (time.monotonic() - since) / steps)
+            last = self._step == self._options.steps_verifier
+            if last or self._step % SAVE_EVERY == 0:
+                save_state(self._file, self._step, self._tensors, self._optimizer)
+            if last or self._step % REPORT_EVERY == 0:
+                figures = {"loss": total / steps, "right": right / steps}
+                self._report.add(self._step, figures, (time.monotonic() - since) / steps, {})
                 since, total, right, steps = time.monotonic(), 0.0, 0.0, 0
-            if self._step % SAVE_EVERY == 0 or self._step == self._options.steps_verifier:
-                self._save()
         self._network.eval()
 
     def _train_step(self) -> tuple[float, float]:
         """One optimiser step; returns its loss and the share of pairs on the right side of the sentinel."""
+        share = rate(self._step, self._options.steps_verifier, _WARMUP)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._options.verifier_learning_rate * self._rate()
+            group["lr"] = self._options.verifier_learning_rate * share
         pairs = self._draws.draw(self._step)
         margins = self._margins(pairs)
         each = functional.binary_cross_entropy_with_logits(margins, pairs.answers, reduction="none")
@@ -125,44 +127,6 @@ class VerifierTrainer:
         bank = self._draws.bank
         return self._network(*bank.questions(questions), *bank.facts(facts))  # type: ignore[no-any-return]
 
-    def _rate(self) -> float:
-        """Linear warm-up, then a cosine down to zero at the last step; between 0 and 1."""
-        done = min(1.0, self._step / self._options.steps_verifier)
-        return min(1.0, (self._step + 1) / _WARMUP) * 0.5 * (1 + math.cos(math.pi * done))
-
-    def _report(self, loss: float, right: float, seconds: float) -> None:
-        steps = self._options.steps_verifier
-        left = (steps - self._step) * seconds / 60
-        print(
-            f"verifier {self._step}/{steps}  loss {loss:.3f}  right {right:.1%}  {seconds:.2f} s/step  "
-            f"{left:.0f} min left",
-            flush=True,
-        )
-        line = {"part": "verifier", "step": self._step, "loss": loss, "right": right, "seconds_per_step": seconds}
-        with (self._folder / "progress.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def _save(self) -> None:
-        state = {f"network.{name}": value for name, value in self._network.state_dict().items()}
-        names = {id(value): name for name, value in self._network.named_parameters()}
-        for parameter, slots in self._optimizer.state.items():
-            state |= {f"optimizer.{slot}.{names[id(parameter)]}": value for slot, value in slots.items()}
-        state["step"] = torch.tensor(self._step)
-        scratch = self._folder / f"{_STATE}.partial"
-        save_file({name: value.contiguous() for name, value in state.items()}, scratch)
-        scratch.replace(self._folder / _STATE)
-
-    def _restore(self) -> None:
-        state = load_file(self._folder / _STATE)
-        self._step = int(state["step"])
-        network = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
-        self._network.load_state_dict(network)
-        for name, parameter in self._network.named_parameters():
-            slots = ("step", "exp_avg", "exp_avg_sq")
-            if f"optimizer.step.{name}" in state:
-                self._optimizer.state[parameter] = {slot: state[f"optimizer.{slot}.{name}"] for slot in slots}
-        print(f"verifier resumed at step {self._step}", flush=True)
-
 
 class PairDraws:
     """The pairs of each step, out of the seed and the step alone."""
@@ -174,7 +138,7 @@ class PairDraws:
         self._facts = [[rows.setdefault(text, len(rows)) for text in case.texts] for case in corpus.cases]
         self._asks = [[rows.setdefault(text, len(rows)) for text in case.asks] for case in corpus.cases]
         self._near = [[rows.setdefault(text, len(rows)) for text in case.near] for case in corpus.cases]
-        self._own = [rows.setdefault(own_words(case), len(rows)) for case in corpus.cases]
+        self._own = [rows.setdefault(question_part(case.texts[0]), len(rows)) for case in corpus.cases]
         self._texts = [rows.setdefault(text, len(rows)) for text in corpus.texts]
         self.bank = fill_bank(encoder, list(rows))
         self._neighbours = self._mine()
@@ -244,11 +208,6 @@ class PairDraws:
             best = (self.bank.vectors[part].bfloat16() @ facts).topk(count).indices.tolist()
             near |= dict(zip(part, best, strict=True))
         return near
-
-
-def own_words(case: Case) -> str:
-    """What a fact is published as, without its answer."""
-    return question_part(case.texts[0])
 
 
 def _share(case: Case) -> float:

@@ -9,7 +9,7 @@ from recipe_model.networks import RecipeModel
 from recipe_trainer.corpus import Case, Corpus
 from recipe_trainer.options import TrainOptions
 from recipe_trainer.state_bank import fill_bank
-from recipe_trainer.verifier_training import PairDraws, own_words, train_verifier
+from recipe_trainer.verifier_training import PairDraws, train_verifier
 from tiny_models import SIZES, make_recipe_model, make_text_encoder
 
 CASES = [
@@ -84,10 +84,6 @@ def test_the_bank_holds_what_the_encoder_gives_alone() -> None:
     assert states[0] == pytest.approx(alone[0, 1:-1], abs=0.1)  # computed in bfloat16
     assert mask.all() and sorted(set(roles[0].tolist())) == [0, 1]
     assert float(bank.vectors.float().norm(dim=1).sub(1).abs().max()) < 1e-2
-
-
-def test_own_words_are_those_before_the_answer() -> None:
-    assert own_words(CASES[0]) == "Who runs Acme?"
 
 
 def _texts(cases: list[Case]) -> list[str]:
