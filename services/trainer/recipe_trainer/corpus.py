@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from recipe_common.knowledge_text import knowledge_text, question_part
 from recipe_trainer import hard_cases
-from recipe_trainer.datasets import Edit
+from recipe_trainer.datasets import Edit, load_texts
+from recipe_trainer.natural import PEOPLE, Pair, load_facts, load_pairs, sources
 
 _MOST_ASKS: Final = 4  # of one fact, and as many near misses
 _MOST_CASES: Final = 4_000  # of one source
@@ -28,7 +29,6 @@ _MOST_TEXTS: Final = 22_000
 _KEYWORDS, _SLIPS, _PRESENT, _WAYS = 0.4, 0.25, 0.25, 5  # shares of cases with such a question; rules that a case meets
 LONGEST: Final = 130  # characters of a text: longer ones cost most of the encoding and teach little
 _SUBJECTS_PER_RELATION: Final = 12
-_LEAST_GOOD: Final = frozenset({"human", "llm"})
 _NOT_RIVALS: Final = frozenset({"fever_symmetric"})  # a pair with another value asks for the same
 
 
@@ -52,14 +52,17 @@ class Corpus:
     texts: list[str] = field(default_factory=list)
 
 
-def read_corpus(edits: Iterable[Edit], natural: Path | None, texts: Iterable[str], seed: int) -> Corpus:
+def read_corpus(edits: Iterable[Edit], natural: Path | None, ordinary: Iterable[str], seed: int) -> Corpus:
     """Everything, in an order that depends on the seed alone."""
     random_ = random.Random(seed)  # noqa: S311 (no secret)
-    corpus = Corpus(texts=list(texts))
+    corpus = Corpus(texts=list(ordinary))
     edits = list(edits)
     corpus.cases = [_of_edit(random_, edit) for edit in random_.sample(edits, min(_MOST_EDITS, len(edits)))]
-    for path in sorted(natural.glob("*.jsonl")) if natural else ():
-        _read_natural(random_, path, corpus)
+    if natural is not None:
+        corpus.cases.extend(_natural_cases(random_, natural))
+        for path in sources(natural, "text").values():
+            texts = load_texts(path)
+            corpus.texts.extend(random_.sample(texts, min(_MOST_CASES, len(texts))))
     corpus.cases.extend(relation_cases(random_, _SUBJECTS_PER_RELATION))
     names = [case.subject for case in corpus.cases if case.subject]
     corpus.cases = [_with_hard_cases(random_, case, random_.choice(names)) for case in corpus.cases]
@@ -108,39 +111,30 @@ def _of_edit(random_: random.Random, edit: Edit) -> Case:
     return Case(_texts(edit.prompt, edit.answer, ()), tuple(asks), tuple(near), edit.subject, edit.answer, "edits")
 
 
-def _read_natural(random_: random.Random, path: Path, corpus: Corpus) -> None:
-    kind, source = path.name.split(".")[:2]
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    random_.shuffle(records)
-    most = _FEWER_CASES.get(source, _MOST_CASES)
-    if kind == "text":
-        corpus.texts.extend(record["text"] for record in records[:_MOST_CASES])
-    elif kind == "pairs" and source not in _NOT_RIVALS:
-        corpus.cases.extend(_of_pair(record) for record in records[:most] if record["b"].strip() not in {"", "n/a"})
-    elif kind == "facts":
-        # Those that people worded come first.
-        records.sort(key=lambda record: not _LEAST_GOOD & set(record["asks_wording"]))
-        corpus.cases.extend(_of_fact(random_, record) for record in records[:most])
+def _natural_cases(random_: random.Random, folder: Path) -> Iterator[Case]:
+    """Cases of all facts and pairs in a folder; of a source that is large, the facts that people worded come first."""
+    for name, path in sources(folder, "facts").items():
+        facts = random_.sample(found := load_facts(path), len(found))
+        facts.sort(key=lambda fact: not PEOPLE & set(fact.asks_wording))
+        yield from (_of_fact(random_, fact.edit, name) for fact in facts[: _FEWER_CASES.get(name, _MOST_CASES)])
+    for name, path in sources(folder, "pairs").items():
+        if name not in _NOT_RIVALS:
+            pairs = load_pairs(path)
+            most = min(len(pairs), _FEWER_CASES.get(name, _MOST_CASES))
+            yield from (_of_pair(pair, name) for pair in random_.sample(pairs, most))
 
 
-def _of_pair(record: Mapping[str, Any]) -> Case:
-    asked = (record["b"],)
-    return Case(
-        (record["a"],), asked if record["same"] else (), () if record["same"] else asked, source=record["source"]
-    )
+def _of_pair(pair: Pair, source: str) -> Case:
+    asked = (pair.asked,)
+    return Case((pair.stored,), asked if pair.same else (), () if pair.same else asked, source=source)
 
 
-def _of_fact(random_: random.Random, record: Mapping[str, Any]) -> Case:
-    aliases = tuple(record["aliases"])
-    texts = _texts(record["prompt"], record["answer"], aliases)
-    if record["statement"]:
-        texts = (*texts, record["statement"])
-    asks = random_.sample(record["asks"], min(_MOST_ASKS, len(record["asks"])))
-    near = random_.sample(record["near_misses"], min(_MOST_ASKS, len(record["near_misses"])))
-    subject = record["subject"] or ""
-    if aliases and subject and subject in record["prompt"]:
-        asks.append(record["prompt"].replace(subject, random_.choice(aliases)))
-    return Case(texts, tuple(asks), tuple(near), subject, record["answer"] or "", record["source"])
+def _of_fact(random_: random.Random, edit: Edit, source: str) -> Case:
+    texts = _texts(edit.prompt, edit.answer, edit.aliases)
+    case = replace(_of_edit(random_, edit), source=source, texts=(*texts, edit.sentence) if edit.sentence else texts)
+    if not (edit.aliases and edit.subject and edit.subject in edit.prompt):
+        return case
+    return replace(case, asks=(*case.asks, edit.prompt.replace(edit.subject, random_.choice(edit.aliases))))
 
 
 def _texts(prompt: str, answer: str | None, aliases: Sequence[str]) -> tuple[str, ...]:
