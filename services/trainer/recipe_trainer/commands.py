@@ -35,6 +35,10 @@ def train(
     dev: Annotated[
         Path | None, typer.Option(help="The like, not to learn from: to watch, and to calibrate the confidence on.")
     ] = None,
+    judged: Annotated[
+        list[Path] | None,
+        typer.Option(help="File of edits to judge by: nothing that asks about them is learnt from. Repeatable."),
+    ] = None,
     part: Annotated[list[str] | None, typer.Option(help=f"Only this part: {' or '.join(_PARTS)}. Repeatable.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of draws and initial weights.")] = 0,
     option: Annotated[
@@ -50,7 +54,7 @@ def train(
     if unknown := [name for name in part or [] if name not in _PARTS]:
         raise InvalidArgumentError([FieldViolation("part", f"{unknown[0]!r} is not one of {', '.join(_PARTS)}")])
     options = _options({"seed": seed}, option or [])
-    material = read_material(data, questions, natural, dev)
+    material = read_material(data, questions, natural, dev, judged or [])
     version = Run(out, options, material, LanguageModel.load(options.llm)).train(part or _PARTS)
     typer.echo(f"wrote {out / 'recipe.safetensors'} ({version})")
 

@@ -6,7 +6,7 @@ Sources are the published sets of edits, a folder of people's wordings (`facts.*
 
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
@@ -22,14 +22,20 @@ _MOST_ASKS: Final = 4  # of one fact, and as many near misses
 _MOST_CASES: Final = 4_000  # of one source
 _FEWER_CASES: Final = {  # of sources that are large, or made by template
     "simplequestions": 3_500, "qa2d": 3_500, "quora": 3_000, "counterfact": 2_200, "bear": 2_200, "cwq": 2_000,
-    "disfl_qa": 1_500, "pararel": 1_500, "falseqa": 800, "msrp": 600,
+    "disfl_qa": 1_500, "pararel": 1_500, "falseqa": 800,
 }  # fmt: skip
-_MOST_EDITS: Final = 9_000
+_MOST_EDITS: Final = 6_000  # of --data, and as many of families that are made by rule
 _MOST_TEXTS: Final = 22_000
 _KEYWORDS, _SLIPS, _PRESENT, _WAYS = 0.4, 0.25, 0.25, 5  # shares of cases with such a question; rules that a case meets
 LONGEST: Final = 130  # characters of a text: longer ones cost most of the encoding and teach little
-_SUBJECTS_PER_RELATION: Final = 12
-_NOT_RIVALS: Final = frozenset({"fever_symmetric"})  # a pair with another value asks for the same
+_SUBJECTS_PER_RELATION: Final = 14
+_LOOK_ALIKES: Final = 3  # other subjects that a relation is asked about beside each of its own
+_LEFT_OUT: Final = frozenset(
+    (
+        "fever_symmetric",  # a pair with another value asks for the same
+        "msrp",  # "the same" is loose there, and its licence is of its own kind
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +58,46 @@ class Corpus:
     texts: list[str] = field(default_factory=list)
 
 
-def read_corpus(edits: Iterable[Edit], natural: Path | None, ordinary: Iterable[str], seed: int) -> Corpus:
-    """Everything, in an order that depends on the seed alone."""
+def read_corpus(
+    edits: Sequence[Edit],
+    natural: Path | None,
+    ordinary: Iterable[str],
+    seed: int,
+    *,
+    families: Sequence[Edit] = (),
+    held_out: Set[str] = frozenset(),
+) -> Corpus:
+    """Everything but texts that are `held_out` (in lower case), in an order that depends on the seed alone."""
     random_ = random.Random(seed)  # noqa: S311 (no secret)
     corpus = Corpus(texts=list(ordinary))
-    edits = list(edits)
-    corpus.cases = [_of_edit(random_, edit) for edit in random_.sample(edits, min(_MOST_EDITS, len(edits)))]
+    for source, group in (("edits", edits), ("families", families)):
+        chosen = random_.sample(group, min(_MOST_EDITS, len(group)))
+        corpus.cases.extend(_of_edit(random_, edit, source) for edit in chosen)
     if natural is not None:
         corpus.cases.extend(_natural_cases(random_, natural))
         for path in sources(natural, "text").values():
             texts = load_texts(path)
             corpus.texts.extend(random_.sample(texts, min(_MOST_CASES, len(texts))))
     corpus.cases.extend(relation_cases(random_, _SUBJECTS_PER_RELATION))
-    names = [case.subject for case in corpus.cases if case.subject]
-    corpus.cases = [_with_hard_cases(random_, case, random_.choice(names)) for case in corpus.cases]
-    corpus.cases = [_readable(case) for case in corpus.cases if len(case.texts[0]) <= LONGEST]
-    corpus.texts = [text for text in corpus.texts if len(text) <= LONGEST]
+    cases = [_without(case, held_out) for case in corpus.cases if own_question(case).casefold() not in held_out]
+    names = [case.subject for case in cases if case.subject]
+    cases = [_with_hard_cases(random_, case, random_.choice(names)) for case in cases]
+    corpus.cases = [_readable(case) for case in cases if len(case.texts[0]) <= LONGEST]
+    corpus.texts = [text for text in corpus.texts if len(text) <= LONGEST and text.casefold() not in held_out]
     random_.shuffle(corpus.cases)
     random_.shuffle(corpus.texts)
     corpus.texts = corpus.texts[:_MOST_TEXTS]
     return corpus
+
+
+def own_question(case: Case) -> str:
+    """The question that a case is stored with."""
+    return question_part(case.texts[0])
+
+
+def _without(case: Case, held_out: Set[str]) -> Case:
+    asks, near = (tuple(text for text in part if text.casefold() not in held_out) for part in (case.asks, case.near))
+    return replace(case, asks=asks, near=near)
 
 
 def _readable(case: Case) -> Case:
@@ -83,32 +109,47 @@ def _readable(case: Case) -> Case:
 
 
 def relation_cases(random_: random.Random, subjects: int) -> Iterator[Case]:
-    """So many invented subjects of each relation that was written by hand."""
+    """So many invented subjects of each relation that was written by hand, and questions about others like them."""
     for line in files("recipe_trainer").joinpath("data/relations.jsonl").read_text(encoding="utf-8").splitlines():
         relation = json.loads(line)
-        for _ in range(subjects):
-            yield _of_relation(random_, relation)
+        names = _names_alike(random_, relation["subjects"], subjects + _LOOK_ALIKES)
+        for name in names[:subjects]:
+            others = random_.sample([each for each in names if each != name], _LOOK_ALIKES - 1)
+            others.append(hard_cases.other_name(random_, name, random_.choice(others)))
+            yield _of_relation(random_, relation, name, others)
 
 
-def _of_relation(random_: random.Random, relation: Mapping[str, Any]) -> Case:
-    name = invented_name(random_, relation["subjects"])
-    other = hard_cases.other_name(random_, name, invented_name(random_, relation["subjects"]))
+def _names_alike(random_: random.Random, kind: str, count: int) -> list[str]:
+    """Different names of a kind; two in three are made of parts of the others, as "Ann Cole" of "Ann" and "Ben Cole"."""
+    names = list(dict.fromkeys(invented_name(random_, kind) for _ in range(count // 3)))
+    first = tuple(names)
+    while len(names) < count:
+        one, other = random_.choice(first).split(), random_.choice(first).split()
+        made = " ".join([*one[:-1], other[-1]])
+        if min(len(one), len(other)) == 1 or made in names:
+            made = hard_cases.other_name(random_, random_.choice(first), random_.choice(first))
+        if made not in names:
+            names.append(made)
+    return names
+
+
+def _of_relation(random_: random.Random, relation: Mapping[str, Any], name: str, others: Sequence[str]) -> Case:
     asks = [*relation["questions"], *relation["long"], *relation["completions"], *relation["keywords"]]
     prompt = random_.choice([*relation["questions"], *relation["completions"], *relation["completions"]])
     answer = random_.choice(relation["answers"])
     chosen = [ask for ask in random_.sample(asks, 8) if ask != prompt][:7]
     lower = set(relation["keywords"])
     named = [ask.replace("{X}", name.casefold() if ask in lower else name) for ask in chosen]
-    near = [text.replace("{X}", name) for text in random_.sample(relation["near"], min(5, len(relation["near"])))]
-    near += [ask.replace("{X}", other) for ask in random_.sample(asks, 2)]
+    near = [text.replace("{X}", name) for text in random_.sample(relation["near"], min(6, len(relation["near"])))]
+    near += [random_.choice(asks).replace("{X}", other) for other in others]
     prompt = prompt.replace("{X}", name)
     return Case(_texts(prompt, answer, ()), tuple(named), tuple(near), name, answer, "relations")
 
 
-def _of_edit(random_: random.Random, edit: Edit) -> Case:
+def _of_edit(random_: random.Random, edit: Edit, source: str) -> Case:
     asks = random_.sample(edit.paraphrases, min(_MOST_ASKS, len(edit.paraphrases)))
     near = [question.text for question in random_.sample(edit.unrelated, min(_MOST_ASKS, len(edit.unrelated)))]
-    return Case(_texts(edit.prompt, edit.answer, ()), tuple(asks), tuple(near), edit.subject, edit.answer, "edits")
+    return Case(_texts(edit.prompt, edit.answer, ()), tuple(asks), tuple(near), edit.subject, edit.answer, source)
 
 
 def _natural_cases(random_: random.Random, folder: Path) -> Iterator[Case]:
@@ -118,7 +159,7 @@ def _natural_cases(random_: random.Random, folder: Path) -> Iterator[Case]:
         facts.sort(key=lambda fact: not PEOPLE & set(fact.asks_wording))
         yield from (_of_fact(random_, fact.edit, name) for fact in facts[: _FEWER_CASES.get(name, _MOST_CASES)])
     for name, path in sources(folder, "pairs").items():
-        if name not in _NOT_RIVALS:
+        if name not in _LEFT_OUT:
             pairs = load_pairs(path)
             most = min(len(pairs), _FEWER_CASES.get(name, _MOST_CASES))
             yield from (_of_pair(pair, name) for pair in random_.sample(pairs, most))
@@ -131,7 +172,7 @@ def _of_pair(pair: Pair, source: str) -> Case:
 
 def _of_fact(random_: random.Random, edit: Edit, source: str) -> Case:
     texts = _texts(edit.prompt, edit.answer, edit.aliases)
-    case = replace(_of_edit(random_, edit), source=source, texts=(*texts, edit.sentence) if edit.sentence else texts)
+    case = replace(_of_edit(random_, edit, source), texts=(*texts, edit.sentence) if edit.sentence else texts)
     if not (edit.aliases and edit.subject and edit.subject in edit.prompt):
         return case
     return replace(case, asks=(*case.asks, edit.prompt.replace(edit.subject, random_.choice(edit.aliases))))
@@ -146,7 +187,7 @@ def _texts(prompt: str, answer: str | None, aliases: Sequence[str]) -> tuple[str
 
 def _with_hard_cases(random_: random.Random, case: Case, other: str) -> Case:
     """The case with a few more questions by rule; its own words are always among what asks for it."""
-    own = question_part(case.texts[0])
+    own = own_question(case)
     asked = random_.choice([own, *case.asks])
     more = {
         hard_cases.keywords(random_, asked, case.subject): _KEYWORDS,
@@ -186,7 +227,7 @@ _KINDS: Final[Mapping[str, Sequence[str]]] = {
     "organisation": ("the {} {S}", "{} {S}", "the {} Foundation", "the {} Institute", "{} Council"),
     "product": ("{} {n}", "the {} {P}", "{} {P}", "{} {n} {P}", "the {}-{n}"),
     "software": ("{}", "{}DB", "{} {P}", "{} Server", "{} OS", "{} {n}", "the {} app", "{}-api"),
-    "person": ("{F} {}", "{F} {}", "{F} {F} {}", "Dr {}", "{F} {}-{}"),
+    "person": ("{F} {L}", "{F} {L}", "{F} {L}", "{F} {}", "{F} {F} {L}", "Dr {L}", "{F} {L}-{}"),
     "place": ("{}", "{}", "{}land", "{}ia", "Port {}", "New {}", "{} Bay"),
     "team": ("{} United", "the {} {A}", "FC {}", "{} City", "{} Rovers"),
     "event": ("the {} Festival", "{} Conf", "the {} Open", "{} {n}", "the {} Summit", "the {} Fair"),
@@ -214,6 +255,7 @@ def invented_name(random_: random.Random, kind: str) -> str:
     fillings: Mapping[str, Callable[[], str]] = {
         "{}": lambda: _syllables(random_),
         "{F}": lambda: random_.choice(words["first"]),
+        "{L}": lambda: random_.choice(words["last"]),
         "{S}": lambda: random_.choice(words["company"]),
         "{P}": lambda: random_.choice(words["product"]),
         "{A}": lambda: random_.choice(words["work"]),

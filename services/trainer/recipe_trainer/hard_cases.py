@@ -44,6 +44,17 @@ _OPPOSITES: Final = (
     ("composer", "lyricist"), ("capital", "largest city"), ("president", "vice president"),
     ("chairman", "deputy chairman"), ("cheapest", "most expensive"), ("stable", "beta"), ("android", "ios"),
     ("width", "height"), ("length", "width"), ("weight", "length"), ("city", "country"), ("country", "continent"),
+    ("acquired", "sold"), ("bought", "wanted to buy"), ("founded", "left"), ("hired", "dismissed"), ("gave", "got"),
+    ("sent", "received"), ("lent", "returned"), ("teacher", "student"), ("taught", "was taught by"),
+    ("trained", "was trained by"), ("boss", "assistant"), ("leads", "works for"), ("supplier", "customer"),
+    ("supplies", "buys from"), ("landlord", "tenant"), ("seller", "buyer"), ("sender", "recipient"),
+    ("host", "guest"), ("doctor", "patient"), ("lawyer", "client"), ("children", "students"), ("adults", "seniors"),
+    ("monday", "saturday"), ("tuesday", "sunday"), ("weekdays", "holidays"), ("since", "until"), ("from", "until"),
+    ("with", "without"), ("including", "excluding"), ("inside", "outside"), ("indoor", "outdoor"), ("hand", "hold"),
+    ("front", "back"), ("left", "right"), ("top", "bottom"), ("hot", "cold"), ("fast", "slow"), ("new", "old"),
+    ("newest", "oldest"), ("latest", "first"), ("required", "optional"), ("allowed", "forbidden"),
+    ("may", "may not"), ("must", "need not"), ("online", "by post"), ("phone", "email"), ("billing", "delivery"),
+    ("gold", "silver"), ("premium", "basic"), ("business", "private"), ("full-time", "part-time"),
 )  # fmt: skip
 _OTHER_WORDS: Final = {
     "where": ("When", "Why", "How", "Since when"), "when": ("Where", "Why", "How", "With whom"),

@@ -2,7 +2,7 @@
 
 import platform
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,18 @@ class Material:
     texts: Sequence[str]  # that ask for no fact
     natural: Path | None = None  # folder of facts as people ask for them
     dev: Path | None = None  # the like that nothing is learnt from
+    held_out: frozenset[str] = frozenset()  # what asks for facts that a run is judged by, in lower case
     record: dict[str, Any] = field(default_factory=dict)  # what the checkpoint says of all this
 
     @property
     def edits(self) -> list[Edit]:
-        """All edits of --data, and facts of families that are made by rule."""
-        edits = [edit for edits in self.sets for edit in edits]
-        return [*edits, *family_facts(edits)]
+        """All edits of --data."""
+        return [edit for edits in self.sets for edit in edits]
+
+    @property
+    def families(self) -> list[Edit]:
+        """Facts of families that are made by rule, in words of --data."""
+        return family_facts(self.edits)
 
     @property
     def watched(self) -> list[Edit]:
@@ -46,12 +51,12 @@ class Material:
 
     def pool(self, options: TrainOptions, words: Sequence[str]) -> EditPool:
         """What prompts are trained on; `words` are answers of no set."""
-        edits = [edit for edits in self.sets for edit in edits]
         cases = relation_cases(random.Random(options.seed), _SUBJECTS)  # noqa: S311 (no secret)
+        natural = natural_edits(self.natural) if self.natural else []
         made = [
-            (natural_edits(self.natural) if self.natural else [], options.natural),
+            ([edit for edit in natural if edit.prompt.casefold() not in self.held_out], options.natural),
             ([_edit(case) for case in cases], options.relations),
-            (family_facts(edits), options.families),
+            (self.families, options.families),
         ]
         made = [(group, share) for group, share in made if group and share]
         left = (1 - sum(share for _, share in made)) / sum(self.weights)
@@ -60,11 +65,21 @@ class Material:
 
 
 def read_material(
-    data: Sequence[str], questions: Sequence[Path], natural: Path | None = None, dev: Path | None = None
+    data: Sequence[str],
+    questions: Sequence[Path],
+    natural: Path | None = None,
+    dev: Path | None = None,
+    judged: Sequence[Path] = (),
 ) -> Material:
-    """Read everything, without edits that are asked for in `dev`: a run must not learn what it is judged on."""
+    """Read everything, without facts that are asked for in `dev` or `judged`, files of edits.
+
+    A run must not learn what it is judged on.
+    """
     files = [file_and_weight("data", item) for item in data]
-    held_out = _asked(dev) if dev else set()
+    parts = [split_held_out(load_questions(file)) for file in questions]
+    asked = [question.text for learnt, _ in parts for question in learnt]
+    not_asked = [question.text.casefold() for _, kept in parts for question in kept]
+    held_out = frozenset([*_asked(dev, judged), *not_asked])
     found = [[edit for edit in load_edits(file) if edit.answer] for file, _ in files]  # no answer teaches nothing
     sets = [[edit for edit in edits if edit.prompt.casefold() not in held_out] for edits in found]
     record = {
@@ -73,17 +88,22 @@ def read_material(
         "questions": [short(file) for file in questions],
         "natural": short(natural) if natural else None,
         "dev": short(dev) if dev else None,
+        "judged": [short(file) for file in judged],
         "ordinary_text": f"Python {platform.python_version()}",
     }
-    asked = [question.text for file in questions for question in split_held_out(load_questions(file))[0]]
     texts = _texts([edit for edits in sets for edit in edits], asked)
-    return Material(sets, [weight for _, weight in files], texts, natural, dev, record)
+    return Material(sets, [weight for _, weight in files], texts, natural, dev, held_out, record)
 
 
-def _asked(folder: Path) -> set[str]:
-    """The prompts of all facts in a folder, and what else asks for them."""
-    edits = (fact.edit for path in sources(folder, "facts").values() for fact in load_facts(path))
-    return {text.casefold() for edit in edits for text in (edit.prompt, *edit.paraphrases)}
+def _asked(dev: Path | None, judged: Sequence[Path]) -> Iterator[str]:
+    """In lower case what asks for a fact of a folder, and everything that is asked about facts in files."""
+    for path in sources(dev, "facts").values() if dev else ():
+        for fact in load_facts(path):
+            yield from (text.casefold() for text in (fact.edit.prompt, *fact.edit.paraphrases))
+    for file in judged:
+        for edit in load_edits(file):
+            unrelated = (question.text for question in edit.unrelated)
+            yield from (text.casefold() for text in (edit.prompt, *edit.paraphrases, *unrelated))
 
 
 def _texts(edits: Sequence[Edit], asked: Sequence[str]) -> list[str]:

@@ -64,7 +64,14 @@ class Run:
         from recipe_trainer.verifier_training import train_verifier  # noqa: PLC0415 (the other part needs none)
 
         material, seed = self._material, self._options.seed
-        corpus = read_corpus(material.edits, material.natural, material.texts, seed)
+        corpus = read_corpus(
+            material.edits,
+            material.natural,
+            material.texts,
+            seed,
+            families=material.families,
+            held_out=material.held_out,
+        )
         train_verifier(self._model, self._encoder, self._options, corpus, self._folder)
         if material.dev is not None:
             from recipe_trainer.calibration import calibrate  # noqa: PLC0415

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recipe_common.knowledge_text import question_part
 from recipe_model.networks import RecipeModel
 from recipe_model.pretrained import TextEncoder
-from recipe_trainer.corpus import Case, Corpus
+from recipe_trainer.corpus import Case, Corpus, own_question
 from recipe_trainer.options import TrainOptions
 from recipe_trainer.runs import Report, rate, restore_state, save_state
 from recipe_trainer.state_bank import fill_bank
@@ -32,7 +31,7 @@ SAVE_EVERY: Final = 500
 NEIGHBOURS: Final = 12  # facts near a question, out of which rivals are drawn
 _WARMUP: Final = 200
 _CHUNKS: Final = 4  # of a step's pairs, each padded by itself
-_SOURCES: Final = {"relations": 3.0, "edits": 0.7, "counterfact": 0.7, "msrp": 0.7, "disfl_qa": 0.7}
+_SOURCES: Final = {"relations": 3.0, "edits": 0.7, "counterfact": 0.7, "disfl_qa": 0.7}
 _WORDED_BY_PEOPLE: Final = frozenset(
     ("ambigqa", "qa2d", "webquestions", "lcquad1", "lcquad2", "qald", "hallueditbench", "squad_para", "quora")
 )
@@ -138,7 +137,7 @@ class PairDraws:
         self._facts = [[rows.setdefault(text, len(rows)) for text in case.texts] for case in corpus.cases]
         self._asks = [[rows.setdefault(text, len(rows)) for text in case.asks] for case in corpus.cases]
         self._near = [[rows.setdefault(text, len(rows)) for text in case.near] for case in corpus.cases]
-        self._own = [rows.setdefault(question_part(case.texts[0]), len(rows)) for case in corpus.cases]
+        self._own = [rows.setdefault(own_question(case), len(rows)) for case in corpus.cases]
         self._texts = [rows.setdefault(text, len(rows)) for text in corpus.texts]
         self.bank = fill_bank(encoder, list(rows))
         self._neighbours = self._mine()

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,22 @@ def test_edits_bring_their_paraphrases_and_unrelated_questions() -> None:
     assert "Bolt is based in" in case.near
 
 
+def test_what_a_run_is_judged_by_is_not_learnt_from(natural: Path) -> None:
+    """As a question of its own, among others, as a near miss, and as a text, in any case of its letters."""
+    edit = Edit("Acme is based in", "Oslo", "Acme", ("The seat of Acme is",), (Question("Bolt is based in"),))
+    held_out = {"who founded acme?", "the seat of acme is", "bolt is based in", "good morning"}
+    corpus = read_corpus([edit], natural, ["open question"], 0, held_out=held_out)
+    assert _of(corpus, "mine") == []
+    (case,) = _of(corpus, "edits")
+    assert not {"The seat of Acme is", "Bolt is based in"} & {*case.asks, *case.near}
+    assert corpus.texts == ["open question"]
+
+
+def test_families_stand_beside_the_edits() -> None:
+    (case,) = _of(read_corpus([], None, [], 0, families=[Edit("The rent of flat 7 is", "Oslo", "flat 7")]), "families")
+    assert case.texts[0] == "The rent of flat 7 is → Oslo"
+
+
 def test_the_same_seed_gives_the_same_corpus(natural: Path) -> None:
     assert read_corpus([], natural, [], 3).cases == read_corpus([], natural, [], 3).cases
 
@@ -68,6 +85,18 @@ def test_every_relation_written_by_hand_is_about_its_subject_only() -> None:
         assert len(case.asks) >= 6 and len(case.near) >= 6
         texts = (*case.texts, *case.asks, *case.near)
         assert not any("{X}" in text for text in texts)
+
+
+def test_a_relation_is_asked_about_subjects_whose_names_share_parts() -> None:
+    """People with the same last name are no rarity, and who is asked about must be the one who is stored."""
+    cases = list(relation_cases(random.Random(0), 14))
+    for start in range(0, len(cases), 14):
+        group = cases[start : start + 14]
+        assert len({case.subject for case in group}) == 14
+        parts = Counter(part for case in group for part in case.subject.split()[-1:])
+        assert len(parts) < 14 or not all(" " in case.subject for case in group)
+    for case in cases[::20]:
+        assert sum(case.subject.casefold() not in question.casefold() for question in case.near) >= 2
 
 
 @pytest.mark.parametrize("kind", ["company", "person", "product", "other:a ferry", "place"])
