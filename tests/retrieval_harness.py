@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import qdrant_edge as edge
 from numpy.typing import NDArray
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
@@ -16,7 +17,9 @@ from recipe_common.token_states import TokenStates
 from recipe_model.decision import Decider
 from recipe_model.encoded import EncodedQuery
 from recipe_model.verifier import VerifierError
+from recipe_store.edge_store import EdgeStore
 from recipe_store.facts import Fact, FactWrite, LogPosition
+from recipe_store.payload import point_id
 
 MODEL_VERSION = "recipe-table"
 VECTOR_SIZE = 4
@@ -76,6 +79,13 @@ def retraction(fact_id: str = "mayor", revision: int = 4) -> FactWrite:
     gone = {"statement": "", "retracted": True, "retract_reason": "withdrawn"}
     fact = make_fact(fact_id, revision=revision, position=after, **gone)
     return FactWrite(fact, None, None, None)
+
+
+def damage(store: EdgeStore, fact_id: str = "mayor", part: str = "tokens") -> None:
+    """Change a stored part of a fact, "tokens" or "prompt", behind the store's back."""
+    store._facts.engine.update(
+        edge.UpdateOperation.set_payload([point_id("cities", fact_id)], {part: {"data": "AAAA"}})
+    )
 
 
 class TableVerifier:

@@ -1,7 +1,7 @@
 """Text encoders and LLMs small enough to build in a test, in memory or as Hugging Face folders."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,9 @@ SIZES = RecipeSizes(
     verifier_width=8,
     verifier_layers=1,
 )
+
+# What a training run makes of these sizes: those of the verifier are no options.
+RUN_SIZES = replace(SIZES, verifier_width=128, verifier_layers=2)
 
 # Operations this small only lose by being shared out among threads.
 torch.set_num_threads(1)
@@ -173,9 +176,9 @@ def make_prompt_words(llm_seed: int = 0) -> PromptWords:
     return PromptWords(llm.words(), llm.tokenizer, SIZES.prompt_tokens)
 
 
-def save_tiny_checkpoint(path: Path, seed: int = 0) -> str:
+def save_tiny_checkpoint(path: Path, seed: int = 0, sizes: RecipeSizes = SIZES) -> str:
     """An untrained checkpoint for the tiny models of that seed; returns its model version."""
-    return save_checkpoint(path, make_recipe_model(seed), checkpoint_config(seed))
+    return save_checkpoint(path, make_recipe_model(seed, sizes), replace(checkpoint_config(seed), sizes=sizes))
 
 
 def save_encoder(folder: Path, seed: int = 0) -> str:

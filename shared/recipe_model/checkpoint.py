@@ -6,7 +6,7 @@ of configuration and tensors, so two checkpoints share a version exactly when th
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,14 +122,18 @@ def build_model(checkpoint: Checkpoint, encoder: TextEncoder) -> RecipeModel:
     return model.eval().requires_grad_(False)
 
 
-def load_tensors(model: RecipeModel, checkpoint: Checkpoint) -> None:
-    """Copy a checkpoint's tensors into a model, in float32. Raises CheckpointError if they are not the model's."""
-    expected = {name: tuple(value.shape) for name, value in trained_tensors(model).items()}
-    found = {name: tuple(value.shape) for name, value in checkpoint.tensors.items()}
+def load_tensors(model: RecipeModel, checkpoint: Checkpoint, names: Collection[str] | None = None) -> None:
+    """Copy a checkpoint's tensors, or those of these names, into a model, in float32.
+
+    Raises CheckpointError if its tensors are not the model's.
+    """
+    expected = {name: tuple(value.shape) for name, value in _named(trained_tensors(model), names).items()}
+    tensors = _named(checkpoint.tensors, names)
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
     if expected != found:
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise CheckpointError(f"checkpoint: {checkpoint.path} has missing, unknown or misshapen tensors: {wrong[:5]}")
-    model.load_state_dict({name: value.float() for name, value in checkpoint.tensors.items()}, strict=False)
+    model.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False)
 
 
 def trained_tensors(model: RecipeModel) -> dict[str, Tensor]:
@@ -140,6 +144,10 @@ def trained_tensors(model: RecipeModel) -> dict[str, Tensor]:
         # Nor the count of batches that the statistics were taken over.
         if not name.startswith("encoder.") and value.is_floating_point()
     }
+
+
+def _named(tensors: Mapping[str, Tensor], names: Collection[str] | None) -> Mapping[str, Tensor]:
+    return tensors if names is None else {name: value for name, value in tensors.items() if name in names}
 
 
 def _stored(value: Tensor) -> Tensor:

@@ -5,12 +5,13 @@ Open one with `recipe_store.edge_store.open_edge_store` (in process) or
 """
 
 from recipe_store.errors import CorruptPromptError, CorruptTokensError, StoreUnavailableError
-from recipe_store.facts import Fact, FactWrite, LogPosition, Match
+from recipe_store.facts import DamagedMatch, Fact, FactWrite, LogPosition, Match
 from recipe_store.store import KnowledgeStore
 
 __all__ = [
     "CorruptPromptError",
     "CorruptTokensError",
+    "DamagedMatch",
     "Fact",
     "FactWrite",
     "KnowledgeStore",

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipe_common.token_states import TokenStates
+from recipe_store.errors import CorruptTokensError
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +76,12 @@ class Match:
     similarity: float  # -1 to 1
     tokens: TokenStates
     prompt_sha256: str  # hexadecimal, as it was stored; "" if none was
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedMatch:
+    """A search result whose token states are not what was written, so that nothing can be decided about it."""
+
+    fact: Fact
+    similarity: float  # -1 to 1
+    error: CorruptTokensError

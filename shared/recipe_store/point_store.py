@@ -3,7 +3,7 @@
 import threading
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
-from recipe_store.facts import Fact, FactWrite, LogPosition, Match
+from recipe_store.errors import CorruptTokensError
+from recipe_store.facts import DamagedMatch, Fact, FactWrite, LogPosition, Match
 from recipe_store.filters import Where, in_namespace, live, live_at, of_fact, older_than
 from recipe_store.ordering import FactName, fact_name, fact_order, newest_writes, superseded_facts
 from recipe_store.payload import (
@@ -114,6 +115,7 @@ class PointStore(ABC):
         as_of: datetime | None,
         limit: int,
         min_similarity: float | None = None,
+        damaged: Callable[[DamagedMatch], object] | None = None,
     ) -> Matches:
         """See `KnowledgeStore.search`."""
         require_search(vector, limit, min_similarity, self._schema)
@@ -125,7 +127,7 @@ class PointStore(ABC):
         counting = _counting(near, as_of)
         if len(counting) < limit and len(near) == limit:  # there may be more behind those that do not count
             counting = _counting(self._nearest(vector, where, limit, above), as_of)
-        return [self._match(fact, payload, similarity) for fact, payload, similarity in counting]
+        return self._readable(counting, damaged)
 
     def prompt(self, match: Match) -> Prompt | None:
         """See `KnowledgeStore.prompt`."""
@@ -204,6 +206,20 @@ class PointStore(ABC):
     @abstractmethod
     def _count(self, where: Where) -> int:
         """How many points match, exactly."""
+
+    def _readable(
+        self, found: Sequence[tuple[Fact, Payload, float]], damaged: Callable[[DamagedMatch], object] | None
+    ) -> Matches:
+        """Matches of what was found; `damaged` hears of those whose tokens are corrupt, without it they raise."""
+        matches = []
+        for fact, payload, similarity in found:
+            try:
+                matches.append(self._match(fact, payload, similarity))
+            except CorruptTokensError as error:
+                if damaged is None:
+                    raise
+                damaged(DamagedMatch(fact, similarity, error))
+        return matches
 
     def _match(self, fact: Fact, payload: Payload, similarity: float) -> Match:
         sealed = payload.get(Field.TOKENS)

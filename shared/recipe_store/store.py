@@ -1,13 +1,13 @@
 """The interface of the knowledge base, whatever holds it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recipe_store.facts import Fact, FactWrite, LogPosition, Match
+from recipe_store.facts import DamagedMatch, Fact, FactWrite, LogPosition, Match
 
 # Named here because inside the class below `list` is its method.
 Matches = list[Match]
@@ -53,12 +53,15 @@ class KnowledgeStore(Protocol):
         as_of: datetime | None,
         limit: int,
         min_similarity: float | None = None,
+        damaged: Callable[[DamagedMatch], object] | None = None,
     ) -> Matches:
         """The facts valid at `as_of` whose vectors are the most similar to `vector` [h] by cosine, best first.
 
         None as `as_of` finds all that are not retracted, valid or not. With `min_similarity` none are found that are
-        less similar; where nothing is near, nothing is transferred. Raises `CorruptTokensError` if the token states of
-        a fact found are not what was written.
+        less similar; where nothing is near, nothing is transferred.
+
+        A fact found whose token states are not what was written is left out and told to `damaged`, also best first; it
+        counts towards `limit`. Without `damaged` it raises `CorruptTokensError`.
         """
         ...
 

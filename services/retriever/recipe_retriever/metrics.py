@@ -81,7 +81,12 @@ class RetrieverMetrics:
         )
         self.verifier_failures = Counter(
             "recipe_retriever_verifier_failures",
-            "Decisions whose second step failed: misses that are marked degraded.",
+            "Decisions, not explanations, whose second step failed: misses that are marked degraded.",
+            registry=registry,
+        )
+        self.damaged_facts = Counter(
+            "recipe_retriever_damaged_facts",
+            "Facts left out of a decision because what is stored of them to be read is damaged.",
             registry=registry,
         )
         self.model_info = Gauge(

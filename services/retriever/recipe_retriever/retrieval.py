@@ -18,10 +18,11 @@ from recipe_common import tracing
 from recipe_model.decision import Decider, Judged
 from recipe_model.encoded import EncodedQuery
 from recipe_model.verifier import VerifierError
+from recipe_retriever.damage import Damage, damaged_reason
 from recipe_retriever.metrics import RetrieverMetrics, Stage
 from recipe_retriever.prompt_cache import Prompt, PromptCache
 from recipe_store.errors import StoreUnavailableError
-from recipe_store.facts import Match
+from recipe_store.facts import DamagedMatch, Fact, Match
 from recipe_store.store import KnowledgeStore
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,20 @@ class Retrieval:
     min_confidence: float  # that was applied
     nearest: JudgedMatch | None = None  # the candidate that most likely applies; on a hit it does
     prompt: Prompt | None = None  # p_k [l, d] of it, on a hit only
-    degraded_reason: str = ""  # set if the second step failed, so that nothing applies
+    degraded_reason: str = ""  # set if nothing applies, and the second step failed or could not read a candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Nearby:
+    """What one search found, each the most similar first."""
+
+    matches: Sequence[Match]
+    damaged: Sequence[DamagedMatch]  # of which nothing can be read
+
+    @property
+    def facts(self) -> list[Fact]:
+        """All of them."""
+        return [*(match.fact for match in self.matches), *(match.fact for match in self.damaged)]
 
 
 class Retriever:
@@ -94,6 +108,7 @@ class Retriever:
         self.decider = encoder.decider
         self._encoder = encoder
         self._metrics = metrics
+        self._damage = Damage(metrics)
         self._prompts = PromptCache(store, cache_bytes, metrics)
         self._thresholds = thresholds or Thresholds()
         metrics.model_info.labels(encoder.model_version).set(1)
@@ -124,8 +139,7 @@ class Retriever:
     ) -> Retrieval:
         """Decide about one query among the facts of `namespace` that are valid at `as_of`.
 
-        `min_confidence`, 0 to 1, replaces the namespace's. Raises CorruptPromptError, CorruptTokensError and
-        StoreUnavailableError.
+        `min_confidence`, 0 to 1, replaces the namespace's. Raises CorruptPromptError and StoreUnavailableError.
         """
         threshold = self.threshold(namespace, min_confidence)
         for _ in range(ATTEMPTS):
@@ -139,16 +153,31 @@ class Retriever:
         chosen = self._thresholds.of(namespace) if asked is None else asked
         return self.decider.min_confidence if chosen is None else chosen
 
-    def candidates(self, namespace: str, query: EncodedQuery, as_of: datetime) -> list[Match]:
+    def candidates(self, namespace: str, query: EncodedQuery, as_of: datetime) -> Nearby:
         """The first step: the nearest facts that are valid at `as_of`, if they are near enough."""
+        decider = self.decider
         with self._timed("search"):
-            return self.store.search(
-                query.vector,
-                namespace=namespace,
-                as_of=as_of,
-                limit=self.decider.candidates,
-                min_similarity=self.decider.min_similarity,
-            )
+            return self.near(namespace, query, as_of, decider.candidates, decider.min_similarity)
+
+    def near(
+        self,
+        namespace: str,
+        query: EncodedQuery,
+        as_of: datetime | None,
+        limit: int,
+        min_similarity: float | None = None,
+    ) -> Nearby:
+        """The `limit` nearest facts, as `KnowledgeStore.search` finds them, damaged ones among them."""
+        damaged: list[DamagedMatch] = []
+        matches = self.store.search(
+            query.vector,
+            namespace=namespace,
+            as_of=as_of,
+            limit=limit,
+            min_similarity=min_similarity,
+            damaged=damaged.append,
+        )
+        return Nearby(matches, damaged)
 
     def judge(self, query: EncodedQuery, matches: Sequence[Match]) -> list[JudgedMatch]:
         """The second step, the likeliest first; [] for none. Raises VerifierError."""
@@ -158,23 +187,25 @@ class Retriever:
             with self._timed("verify"):
                 return self.decider.judge(query, matches)
         except VerifierError as error:
-            self._metrics.verifier_failures.inc()
             logger.warning("the second step of a decision failed: %s", error)
             raise
 
     def _attempt(self, namespace: str, query: EncodedQuery, as_of: datetime, threshold: float) -> Retrieval | None:
         """The decision; None if the fact that applies was replaced before its prompt was read."""
-        matches = self.candidates(namespace, query, as_of)
-        self._metrics.candidates.observe(len(matches))
-        if not matches:
+        near = self.candidates(namespace, query, as_of)
+        self._metrics.candidates.observe(len(near.matches))
+        self._damage.left_out(near.damaged)
+        if not near.facts:
             return Retrieval(self._without_candidates(namespace), threshold)
         try:
-            judged = self.judge(query, matches)
+            judged = self.judge(query, near.matches)
         except VerifierError as error:
+            self._metrics.verifier_failures.inc()  # here, as an operator's Explain is no decision
             return Retrieval(Decision.BELOW_SENTINEL, threshold, degraded_reason=degraded_reason(error))
         hit = self.decider.hit(judged, threshold)
         if hit is None:
-            return Retrieval(Decision.BELOW_SENTINEL, threshold, judged[0])
+            likeliest = judged[0] if judged else None
+            return Retrieval(Decision.BELOW_SENTINEL, threshold, likeliest, None, damaged_reason(near.damaged))
         prompt = self._prompts.get(hit.candidate)
         return None if prompt is None else Retrieval(Decision.HIT, threshold, hit, prompt)
 

@@ -40,6 +40,9 @@ def train(
         typer.Option(help="File of edits to judge by: nothing that asks about them is learnt from. Repeatable."),
     ] = None,
     part: Annotated[list[str] | None, typer.Option(help=f"Only this part: {' or '.join(_PARTS)}. Repeatable.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Checkpoint that has the part which is not trained, unless it was in this run.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of draws and initial weights.")] = 0,
     option: Annotated[
         list[str] | None,
@@ -47,15 +50,24 @@ def train(
     ] = None,
 ) -> None:
     """Train a RECIPE model: LLM and text encoder stay frozen; the verifier learns first, then the prompts."""
-    from recipe_model.language_model import LanguageModel  # noqa: PLC0415 (torch takes seconds; --help need not wait)
+    from recipe_model.checkpoint import read_checkpoint  # noqa: PLC0415 (torch takes seconds; --help need not wait)
+    from recipe_model.language_model import LanguageModel  # noqa: PLC0415
     from recipe_trainer.material import read_material  # noqa: PLC0415
+    from recipe_trainer.parts import source_of  # noqa: PLC0415
     from recipe_trainer.training import Run  # noqa: PLC0415
 
     if unknown := [name for name in part or [] if name not in _PARTS]:
         raise InvalidArgumentError([FieldViolation("part", f"{unknown[0]!r} is not one of {', '.join(_PARTS)}")])
+    others = [name for name in _PARTS if name not in (part or _PARTS)]
+    if start is not None and not others:
+        unused = "both parts are trained, so that nothing is taken of it; leave it out"
+        raise InvalidArgumentError([FieldViolation("start", unused)])
     options = _options({"seed": seed}, option or [])
+    checkpoint = None if start is None else read_checkpoint(start)
+    for name in others:
+        source_of(name, out, checkpoint)  # before anything is read that takes minutes
     material = read_material(data, questions, natural, dev, judged or [])
-    version = Run(out, options, material, LanguageModel.load(options.llm)).train(part or _PARTS)
+    version = Run(out, options, material, LanguageModel.load(options.llm), checkpoint).train(part or _PARTS)
     typer.echo(f"wrote {out / 'recipe.safetensors'} ({version})")
 
 

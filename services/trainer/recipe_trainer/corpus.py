@@ -120,7 +120,7 @@ def relation_cases(random_: random.Random, subjects: int) -> Iterator[Case]:
 
 
 def _names_alike(random_: random.Random, kind: str, count: int) -> list[str]:
-    """Different names of a kind; two in three are made of parts of the others, as "Ann Cole" of "Ann" and "Ben Cole"."""
+    """Different names of a kind; two in three are made of parts of others, "Ann Cole" of "Ann Hill" and "Ben Cole"."""
     names = list(dict.fromkeys(invented_name(random_, kind) for _ in range(count // 3)))
     first = tuple(names)
     while len(names) < count:

@@ -42,6 +42,26 @@ def restore_state(file: Path, tensors: Mapping[str, Tensor], optimizer: torch.op
     """
     if not file.exists():
         return 0
+    state = _fill(file, tensors)
+    for name, value in tensors.items():
+        if f"optimizer.step.{name}" in state:
+            optimizer.state[value] = {slot: state[f"optimizer.{slot}.{name}"] for slot in _SLOTS}
+    step = int(state["step"])
+    print(f"resumed at step {step} from {file}", flush=True)
+    return step
+
+
+def read_state(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Fill the tensors of a part that is not trained on, from a file of `save_state`.
+
+    Raises InvalidArgumentError for a file of another release.
+    """
+    step = int(_fill(file, tensors)["step"])
+    print(f"read what was trained in {step} steps from {file}", flush=True)
+
+
+def _fill(file: Path, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Fill a part's tensors; returns all that the file holds."""
     state = load_file(file)
     if missing := sorted(tensors.keys() - {name.removeprefix("model.") for name in state}):
         holds = f"{file.parent} holds a run of another release, without {', '.join(missing)}; choose another folder"
@@ -49,11 +69,7 @@ def restore_state(file: Path, tensors: Mapping[str, Tensor], optimizer: torch.op
     with torch.no_grad():
         for name, value in tensors.items():
             value.copy_(state[f"model.{name}"])
-            if f"optimizer.step.{name}" in state:
-                optimizer.state[value] = {slot: state[f"optimizer.{slot}.{name}"] for slot in _SLOTS}
-    step = int(state["step"])
-    print(f"resumed at step {step} from {file}", flush=True)
-    return step
+    return state
 
 
 class Report:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from recipe_common.errors import FieldViolation, InvalidArgumentError
-from recipe_model.checkpoint import CheckpointConfig, save_checkpoint
+from recipe_model.checkpoint import Checkpoint, CheckpointConfig, save_checkpoint
 from recipe_model.language_model import LanguageModel
 from recipe_model.networks import RecipeModel, RecipeSizes
 from recipe_model.pretrained import TextEncoder, load_text_encoder
@@ -17,10 +17,10 @@ from recipe_trainer.corpus import read_corpus
 from recipe_trainer.material import Material
 from recipe_trainer.objective import Objective
 from recipe_trainer.options import TrainOptions
+from recipe_trainer.parts import PARTS, PROMPTS, VERIFIER, read_part, source_of, take_part
 from recipe_trainer.prompt_training import PromptTraining, start_prompts
+from recipe_trainer.verifier_training import train_verifier
 from recipe_trainer.watching import Watch
-
-VERIFIER, PROMPTS = PARTS = ("verifier", "prompts")
 
 
 class Run:
@@ -29,8 +29,18 @@ class Run:
     The checkpoint is rewritten whenever a part has saved its state, so that it can be tried while the run goes on.
     """
 
-    def __init__(self, folder: Path, options: TrainOptions, material: Material, llm: LanguageModel) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        options: TrainOptions,
+        material: Material,
+        llm: LanguageModel,
+        start: Checkpoint | None = None,
+    ) -> None:
+        """`start` has what is neither trained here nor was."""
         self._folder = folder
+        self._start = start
+        self._taken: dict[str, str] = {}  # of `start`, as parts with its model version
         self._options = options
         self._material = material
         self._llm = llm
@@ -44,13 +54,33 @@ class Run:
         self._remember_options()
 
     def train(self, parts: Sequence[str] = PARTS) -> str:
-        """Train these parts, or read what was trained of them; returns the checkpoint's model version."""
+        """Train these parts, or read what was trained of them; returns the checkpoint's model version.
+
+        A part that is not among them is read from its state in the folder, or taken from the checkpoint to start from.
+        Raises InvalidArgumentError if neither has it, and CheckpointError if that checkpoint is for other models.
+        """
+        for part in PARTS:
+            if part not in parts:
+                self._restore(part)
         if VERIFIER in parts:
             self._train_verifier()
             self._write_checkpoint()
         if PROMPTS in parts:
             self._train_prompts()
         return self._write_checkpoint()
+
+    def _restore(self, part: str) -> None:
+        source = source_of(part, self._folder, self._start)
+        if isinstance(source, Path):
+            read_part(part, self._model, source)
+            if part == VERIFIER:
+                self._calibrate()  # which is no part of the state
+            return
+        source.require_encoder(self._encoder.identity)
+        if part == PROMPTS:
+            source.require_llm(self._llm.identity)
+        take_part(part, self._model, source)
+        self._taken[part] = source.model_version
 
     def _train_prompts(self) -> None:
         pool = self._material.pool(self._options, self._llm.whole_words())
@@ -61,8 +91,6 @@ class Run:
         PromptTraining(self._folder, self._model, objective, pool, self._options, watch).run(self._write_checkpoint)
 
     def _train_verifier(self) -> None:
-        from recipe_trainer.verifier_training import train_verifier  # noqa: PLC0415 (the other part needs none)
-
         material, seed = self._material, self._options.seed
         corpus = read_corpus(
             material.edits,
@@ -73,10 +101,13 @@ class Run:
             held_out=material.held_out,
         )
         train_verifier(self._model, self._encoder, self._options, corpus, self._folder)
-        if material.dev is not None:
-            from recipe_trainer.calibration import calibrate  # noqa: PLC0415
+        self._calibrate()
 
-            calibrate(self._model, self._encoder, self._words(), material.dev)
+    def _calibrate(self) -> None:
+        if self._material.dev is not None:
+            from recipe_trainer.calibration import calibrate  # noqa: PLC0415 (the other part needs none)
+
+            calibrate(self._model, self._encoder, self._words(), self._material.dev)
 
     def _words(self) -> PromptWords:
         return PromptWords(self._llm.words(), self._llm.tokenizer, self._options.prompt_tokens)
@@ -95,6 +126,8 @@ class Run:
 
     def _write_checkpoint(self) -> str:
         training = {**self._options.model_dump(), "data": dict(self._material.record)}
+        if self._taken:
+            training["start"] = dict(self._taken)
         config = CheckpointConfig(self._encoder.identity, self._llm.identity, self._model.sizes, training)
         return save_checkpoint(self._folder / "recipe.safetensors", self._model, config)
 

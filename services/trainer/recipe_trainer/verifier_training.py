@@ -47,6 +47,11 @@ class Pairs:
     weights: Tensor
 
 
+def verifier_tensors(model: RecipeModel) -> dict[str, Tensor]:
+    """What this part trains, by its name in the verifier."""
+    return dict(model.verifier.named_parameters())
+
+
 def train_verifier(
     model: RecipeModel, encoder: TextEncoder, options: TrainOptions, corpus: Corpus, folder: Path
 ) -> None:
@@ -63,7 +68,7 @@ class VerifierTrainer:
     ) -> None:
         self._network = model.verifier
         self._options = options
-        self._tensors = dict(self._network.named_parameters())
+        self._tensors = verifier_tensors(model)
         self._optimizer = torch.optim.AdamW(
             self._network.parameters(), lr=0.0, weight_decay=options.weight_decay, betas=(0.9, 0.98)
         )

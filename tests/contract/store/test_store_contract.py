@@ -24,7 +24,7 @@ from contract.store.samples import (
 )
 from recipe_common.errors import InvalidArgumentError
 from recipe_common.token_states import ROLE_ALIAS, ROLE_ANSWER, ROLE_QUESTION, TokenStates
-from recipe_store import CorruptPromptError, CorruptTokensError, FactWrite, LogPosition, Match
+from recipe_store import CorruptPromptError, CorruptTokensError, DamagedMatch, FactWrite, LogPosition, Match
 from recipe_store.filters import Where, in_namespace
 from recipe_store.payload import Part, Payload, point_id
 from recipe_store.point_store import PointStore
@@ -439,6 +439,19 @@ def test_corrupted_tokens_are_refused(backend: Backend, namespace: str, field: s
         CorruptTokensError, match=f"stored token data of fact 'f' in namespace '{namespace}' .*{reason}"
     ):
         near(backend.store, namespace)
+
+
+def test_who_asks_for_damaged_facts_gets_the_others_all_the_same(backend: Backend, namespace: str) -> None:
+    facts = {name: make_fact(namespace, name, 1, number) for number, name in enumerate("abcd")}
+    backend.store.write([make_write(fact) for fact in facts.values()])
+    for name in "bd":
+        backend.tamper(namespace, name, {"tokens": {**encode_tokens(tokens_of(0.0)), "sha256": "0" * 64}})
+    damaged: list[DamagedMatch] = []
+    matches = backend.store.search(axis(0), namespace=namespace, as_of=NOW, limit=4, damaged=damaged.append)
+    assert {match.fact.fact_id for match in matches} == {"a", "c"}
+    assert sorted((each.fact.fact_id, each.similarity) for each in damaged) == [("b", 1.0), ("d", 1.0)]
+    assert all(each.fact == facts[each.fact.fact_id] for each in damaged)
+    assert {each.error.fact_id for each in damaged} == {"b", "d"}
 
 
 def test_tokens_that_are_not_there_are_refused_and_can_be_mended(backend: Backend, namespace: str) -> None:

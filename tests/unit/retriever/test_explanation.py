@@ -9,7 +9,17 @@ from recipe_retriever.explanation import Explanation, Verdict, explain
 from recipe_retriever.metrics import RetrieverMetrics
 from recipe_retriever.retrieval import Decision, Retriever
 from recipe_store.edge_store import EdgeStore
-from retrieval_harness import MIN_SIMILARITY, NOW, TableEncoder, axis, encoded, make_fact, make_write, retraction
+from retrieval_harness import (
+    MIN_SIMILARITY,
+    NOW,
+    TableEncoder,
+    axis,
+    damage,
+    encoded,
+    make_fact,
+    make_write,
+    retraction,
+)
 
 NORTH = encoded(axis(0))
 WHEN = "2026-01-01T00:00:00+00:00"
@@ -145,3 +155,49 @@ def test_a_failed_second_step_is_told(store: EdgeStore, encoder: TableEncoder, r
     assert margins(found) == [("mayor", None)]
     assert found.reason == "None of 1 candidates applies, as the second step of the decision failed."
     assert found.degraded_reason.endswith("no numbers")
+
+
+def test_an_operators_look_counts_as_no_failed_decision(
+    store: EdgeStore, encoder: TableEncoder, retriever: Retriever, registry: CollectorRegistry
+) -> None:
+    store.write([make_write(make_fact("best"), axis(0, 5.0)), make_write(make_fact("far"), axis(1, 9.0))])
+    for fails_after in (0, 1):  # at the candidates, and at what else is near
+        encoder.verifier.fails_after = fails_after
+        explain(retriever, "cities", NORTH, NOW, 5)
+        encoder.verifier.read.clear()
+    assert registry.get_sample_value("recipe_retriever_verifier_failures_total") == 0
+
+
+def test_damaged_facts_are_shown_without_a_confidence(
+    store: EdgeStore, retriever: Retriever, registry: CollectorRegistry
+) -> None:
+    store.write([make_write(make_fact("best"), axis(0, 5.0)), make_write(make_fact("far"), axis(1, 9.0))])
+    store.write([make_write(make_fact("near"), axis(0, 9.0) + axis(1, 1.0))])
+    damage(store, "near")
+    damage(store, "far")
+    found = explain(retriever, "cities", NORTH, NOW, 5)
+    assert margins(found) == [("best", 3), ("near", None), ("far", None)]
+    assert verdicts(found) == {
+        "best": Verdict.APPLIES,
+        "near": Verdict.BELOW_SENTINEL,
+        "far": Verdict.NOT_A_CANDIDATE,
+    }
+    assert (found.decision, found.degraded_reason) == (Decision.HIT, "")
+    assert found.reason.endswith(" What is stored of 'near', 'far' is damaged, so that it was not read.")
+    assert registry.get_sample_value("recipe_retriever_damaged_facts_total") == 0
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_miss_beside_a_damaged_fact_is_explained_as_degraded(
+    store: EdgeStore, retriever: Retriever, others: int
+) -> None:
+    store.write([make_write(make_fact(), axis(0, 5.0))])
+    store.write([make_write(make_fact(f"weak {number}"), axis(0, 1.0)) for number in range(others)])
+    damage(store)
+    found = explain(retriever, "cities", NORTH, NOW, 5)
+    assert found.decision is Decision.BELOW_SENTINEL
+    assert found.degraded_reason == retriever.decide("cities", NORTH, NOW).degraded_reason != ""
+    first = (
+        "None of 1 candidates applies, as what is stored of them is damaged." if not others else "None applies: of 2"
+    )
+    assert found.reason.startswith(first)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import qdrant_edge as edge
 from prometheus_client import CollectorRegistry
 
 from recipe_retriever.metrics import RetrieverMetrics
@@ -10,11 +9,11 @@ from recipe_retriever.prompt_cache import PromptCache
 from recipe_retriever.retrieval import Decision, Retriever
 from recipe_store import CorruptPromptError, Match, StoreUnavailableError
 from recipe_store.edge_store import EdgeStore
-from recipe_store.payload import point_id
 from retrieval_harness import (
     NOW,
     TableEncoder,
     axis,
+    damage,
     make_fact,
     make_write,
     prompt_of,
@@ -108,8 +107,7 @@ def test_a_cache_without_room_keeps_nothing(store: EdgeStore, registry: Collecto
 def test_a_prompt_that_was_damaged_after_it_was_cached_is_refused(store: EdgeStore, retriever: Retriever) -> None:
     store.write([make_write(make_fact(), axis(0, 5.0))])
     assert prompt_value(retriever) == 1.5
-    damaged = edge.UpdateOperation.set_payload([point_id("cities", "mayor")], {"prompt": {"data": "AAAA"}})
-    store._facts.engine.update(damaged)
+    damage(store, part="prompt")
     with pytest.raises(CorruptPromptError):
         prompt_value(retriever)
 

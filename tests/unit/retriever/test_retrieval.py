@@ -7,13 +7,14 @@ from prometheus_client import CollectorRegistry
 from recipe_common.errors import InvalidArgumentError
 from recipe_retriever.metrics import RetrieverMetrics
 from recipe_retriever.retrieval import Decision, Retriever, Thresholds
-from recipe_store import StoreUnavailableError
+from recipe_store import LogPosition, StoreUnavailableError
 from recipe_store.edge_store import EdgeStore
 from retrieval_harness import (
     MODEL_VERSION,
     NOW,
     TableEncoder,
     axis,
+    damage,
     make_fact,
     make_write,
     prompt_of,
@@ -106,6 +107,66 @@ def test_a_failed_verifier_is_a_degraded_miss_and_never_a_hit(
     assert counted["recipe_retriever_verifier_failures_total"] == 1
     assert counted["recipe_retriever_decisions_totalbelow_sentinel"] == 1
     assert not any("confidence" in name for name in counted)
+
+
+def test_a_damaged_fact_is_left_out_of_the_decision_about_the_others(
+    store: EdgeStore, encoder: TableEncoder, retriever: Retriever, registry: CollectorRegistry
+) -> None:
+    store.write([make_write(make_fact(name), axis(0, length)) for name, length in (("mayor", 9.0), ("river", 5.0))])
+    damage(store, "mayor")
+
+    found = retriever.retrieve("cities", "north", NOW)
+
+    assert (found.decision, found.degraded_reason) == (Decision.HIT, "")
+    assert found.nearest is not None
+    assert found.nearest.candidate.fact.fact_id == "river"
+    assert encoder.verifier.read == [1]
+    assert registry.get_sample_value("recipe_retriever_damaged_facts_total") == 1
+    assert registry.get_sample_value("recipe_retriever_candidates_sum") == 1
+    assert registry.get_sample_value("recipe_retriever_verifier_failures_total") == 0
+
+
+def test_a_miss_beside_a_damaged_fact_is_degraded_and_names_it(store: EdgeStore, retriever: Retriever) -> None:
+    store.write([make_write(make_fact(name), axis(0, length)) for name, length in (("mayor", 9.0), ("river", 1.0))])
+    damage(store, "mayor")
+    found = retriever.retrieve("cities", "north", NOW)
+    assert found.decision is Decision.BELOW_SENTINEL
+    assert found.nearest is not None
+    assert (found.nearest.candidate.fact.fact_id, found.nearest.margin) == ("river", -1.0)
+    assert found.degraded_reason.startswith(
+        "a candidate cannot be read, so it may apply or not: "
+        "the stored token data of fact 'mayor' in namespace 'cities' is corrupt: "
+    )
+
+
+def test_where_only_a_damaged_fact_is_near_the_miss_is_degraded(
+    store: EdgeStore, encoder: TableEncoder, retriever: Retriever
+) -> None:
+    store.write([make_write(make_fact(), axis(0, 5.0))])
+    damage(store)
+    found = retriever.retrieve("cities", "north", NOW)
+    assert (found.decision, found.nearest, encoder.verifier.read) == (Decision.BELOW_SENTINEL, None, [])
+    assert "fact 'mayor'" in found.degraded_reason
+
+
+def test_a_damaged_fact_that_is_no_candidate_changes_nothing(store: EdgeStore, retriever: Retriever) -> None:
+    store.write([make_write(make_fact("mayor"), axis(0, 1.0)), make_write(make_fact("river"), axis(1, 5.0))])
+    damage(store, "river")
+    assert retriever.retrieve("cities", "north", NOW).degraded_reason == ""
+
+
+def test_a_damaged_fact_is_counted_at_every_decision_and_logged_once_for_a_revision(
+    store: EdgeStore, retriever: Retriever, registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    later = LogPosition("recipe.knowledge-updates.v1", 3, 18)
+    for fact in (make_fact(), make_fact(revision=4, position=later)):
+        store.write([make_write(fact, axis(0, 5.0))])
+        damage(store)
+        for _ in range(2):
+            retriever.retrieve("cities", "north", NOW)
+    assert registry.get_sample_value("recipe_retriever_damaged_facts_total") == 4
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+    assert "left out of decisions: the stored token data of fact 'mayor' in namespace 'cities'" in caplog.text
 
 
 def test_a_verifier_that_fails_at_the_start_is_told_and_nothing_more(

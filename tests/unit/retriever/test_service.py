@@ -11,7 +11,6 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 import numpy as np
 import pytest
-import qdrant_edge as edge
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2
 
@@ -24,7 +23,6 @@ from recipe_retriever.server import SERVICE, RetrieverServer
 from recipe_retriever.settings import RetrieverSettings
 from recipe_store import LogPosition, StoreUnavailableError
 from recipe_store.edge_store import EdgeStore, open_edge_store
-from recipe_store.payload import point_id
 from retrieval_harness import (
     EVENT_TIME,
     MODEL_VERSION,
@@ -32,6 +30,7 @@ from retrieval_harness import (
     VECTOR_SIZE,
     TableEncoder,
     axis,
+    damage,
     make_fact,
     make_write,
     prompt_of,
@@ -198,7 +197,7 @@ def test_a_failed_second_step_is_a_degraded_miss(store: EdgeStore) -> None:
     assert not found.HasField("prompt")
     assert (explained.decision, explained.degraded) == (pb.DECISION_BELOW_SENTINEL, True)
     assert not explained.nearest[0].HasField("confidence")
-    assert "recipe_retriever_verifier_failures_total 2.0" in metrics
+    assert "recipe_retriever_verifier_failures_total 1.0" in metrics  # Explain decides nothing
     assert 'recipe_retriever_confidence_count{decision="below_sentinel"} 0.0' in metrics
 
 
@@ -359,8 +358,7 @@ def test_an_unknown_fact_has_no_history(empty_store: EdgeStore) -> None:
 
 def test_a_damaged_prompt_is_refused_and_counted(store: EdgeStore) -> None:
     store.write([make_write(make_fact(), axis(0, 5.0))])
-    damaged = edge.UpdateOperation.set_payload([point_id("cities", "mayor")], {"prompt": {"data": "AAAA"}})
-    store._facts.engine.update(damaged)
+    damage(store, part="prompt")
 
     async def scenario(stub: Stub, server: RetrieverServer, _: grpc.aio.Channel) -> tuple[grpc.aio.AioRpcError, str]:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
@@ -373,6 +371,28 @@ def test_a_damaged_prompt_is_refused_and_counted(store: EdgeStore) -> None:
     assert error.code() is grpc.StatusCode.DATA_LOSS
     assert (error.details() or "").startswith("the stored prompt of fact 'mayor' in namespace 'cities' is corrupt")
     assert 'recipe_retriever_calls_total{code="DATA_LOSS",method="Retrieve"} 1.0' in shown
+
+
+def test_damaged_token_states_are_a_degraded_miss(store: EdgeStore) -> None:
+    store.write([make_write(make_fact(), axis(0, 5.0))])
+    damage(store)
+    request: dict[str, Any] = {"namespace": "cities", "query": "north"}
+
+    async def scenario(
+        stub: Stub, server: RetrieverServer, _: grpc.aio.Channel
+    ) -> tuple[pb.RetrieveResponse, pb.ExplainResponse, list[str]]:
+        found = await stub.Retrieve(pb.RetrieveRequest(**request))
+        return found, await stub.Explain(pb.ExplainRequest(**request)), await metric_lines(server)
+
+    found, explained, metrics = serve(store, scenario)
+
+    assert (found.decision, found.degraded, found.nearest_fact_id) == (pb.DECISION_BELOW_SENTINEL, True, "")
+    assert "token data of fact 'mayor' in namespace 'cities' is corrupt" in found.degraded_reason
+    assert (explained.degraded, explained.degraded_reason) == (True, found.degraded_reason)
+    (shown,) = explained.nearest
+    assert (shown.fact, shown.verdict, shown.HasField("confidence")) == (FACT_MESSAGE, pb.VERDICT_BELOW_SENTINEL, False)
+    assert "recipe_retriever_damaged_facts_total 1.0" in metrics
+    assert "recipe_retriever_verifier_failures_total 0.0" in metrics
 
 
 AT_FIVE = pb.LogPosition(topic="updates", partition=1, offset=5)

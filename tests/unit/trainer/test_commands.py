@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from recipe_common.errors import InvalidArgumentError
 from recipe_model.checkpoint import read_checkpoint
+from recipe_model.errors import CheckpointError
 from recipe_trainer.commands import ablate, eval_app, train
-from tiny_models import SIZES, save_encoder, save_llm
+from tiny_models import RUN_SIZES, SIZES, save_encoder, save_llm, save_tiny_checkpoint
 
 app = typer.Typer()
 app.command()(train)
@@ -34,9 +35,13 @@ QUESTIONS = [{"question": f"who is {name}", "answer": ["me"]} for name in "abcd"
 class Files:
     edits: Path
     questions: Path
+    start: Path
     out: Path
 
     def train(self, *changes: str) -> list[str]:
+        return [*self.train_without_start(*changes), "--start", str(self.start)]
+
+    def train_without_start(self, *changes: str) -> list[str]:
         return [
             "train", "--part", "prompts", "--data", str(self.edits), "--questions", str(self.questions),
             "--out", str(self.out), *changes,
@@ -49,7 +54,8 @@ def files(tmp_path: Path) -> Files:
     folder.mkdir()
     (folder / "edits.json").write_text(json.dumps(EDITS))
     (folder / "open.json").write_text(json.dumps(QUESTIONS))
-    return Files(folder / "edits.json", folder / "open.json", tmp_path / "run")
+    save_tiny_checkpoint(tmp_path / "start.safetensors", sizes=RUN_SIZES)
+    return Files(folder / "edits.json", folder / "open.json", tmp_path / "start.safetensors", tmp_path / "run")
 
 
 def run(arguments: Sequence[str]) -> str:
@@ -71,6 +77,7 @@ def test_a_model_is_trained_from_files_and_options(files: Files, tmp_path: Path)
     recorded = checkpoint.config.training
     assert {name: recorded[name] for name in options} == options
     assert (recorded["steps_prompts"], recorded["seed"]) == (1, 5)
+    assert recorded["start"] == {"verifier": read_checkpoint(files.start).model_version}
     assert recorded["data"]["questions"] == ["sets/open.json"]
     assert list(recorded["data"]["edits"]) == ["sets/edits.json"]
 
@@ -85,6 +92,7 @@ def test_a_model_is_trained_from_files_and_options(files: Files, tmp_path: Path)
             ["--option", "natural=0.8"],
             "option : Value error, natural, relations and families together must be below 1: the rest is for --data",
         ),
+        (["--part", "verifier"], "start: both parts are trained, so that nothing is taken of it; leave it out"),
         (["--part", "encoder"], "part: 'encoder' is not one of verifier, prompts"),
         (["--dev", "nowhere"], "natural: there is no folder nowhere; correct the path"),
         (["--data", "edits.json=much"], "data: 'much' in 'edits.json=much' is not a weight; give a number above 0"),
@@ -99,6 +107,19 @@ def test_a_wrong_argument_is_named(files: Files, arguments: list[str], message: 
         run(files.train(*arguments))
     assert str(raised.value) == message
     assert not files.out.exists()
+
+
+def test_a_part_that_would_stay_untrained_is_refused_before_anything_is_read(files: Files) -> None:
+    files.edits.unlink()
+    with pytest.raises(InvalidArgumentError, match=r"^part: the verifier would stay untrained, .* with --start$"):
+        run(files.train_without_start())
+    assert not files.out.exists()
+
+
+def test_a_checkpoint_to_start_from_that_is_not_there_is_named(files: Files) -> None:
+    files.start.unlink()
+    with pytest.raises(CheckpointError, match=f"there is no file {files.start}"):
+        run(files.train())
 
 
 @pytest.mark.parametrize("data_set", ["counterfact", "zsre", "ripple"])

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recipe_common.errors import InvalidArgumentError
-from recipe_trainer.runs import Report, rate, restore_state, save_state
+from recipe_trainer.runs import Report, rate, read_state, restore_state, save_state
 
 
 def test_the_rate_warms_up_and_falls_to_zero() -> None:
@@ -37,6 +37,14 @@ def test_a_state_comes_back_with_what_the_optimizer_keeps(tmp_path: Path) -> Non
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[slot], theirs[slot]) for slot in mine)
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_part_that_is_not_trained_on_is_read_alone(tmp_path: Path) -> None:
+    tensors, optimizer = trained(1.0)
+    save_state(tmp_path / "part.safetensors", 7, tensors, optimizer)
+    others = {name: torch.zeros_like(value).requires_grad_() for name, value in tensors.items()}
+    read_state(tmp_path / "part.safetensors", others)
+    assert all(torch.equal(others[name], value) for name, value in tensors.items())
 
 
 def test_without_a_state_a_part_starts_at_step_0(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class _DecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decision.Val
     """The confidence that the best candidate applies is at least `min_confidence`."""
     DECISION_BELOW_SENTINEL: _Decision.ValueType  # 2
     """There are facts, but none is near enough to be a candidate, or none is likely enough to apply, or the second step
-    failed, which `degraded` says.
+    failed or could not read a candidate, which `degraded` says.
     """
     DECISION_EMPTY_BASE: _Decision.ValueType  # 3
     """The namespace holds no fact that is not retracted."""
@@ -47,7 +47,7 @@ DECISION_HIT: Decision.ValueType  # 1
 """The confidence that the best candidate applies is at least `min_confidence`."""
 DECISION_BELOW_SENTINEL: Decision.ValueType  # 2
 """There are facts, but none is near enough to be a candidate, or none is likely enough to apply, or the second step
-failed, which `degraded` says.
+failed or could not read a candidate, which `degraded` says.
 """
 DECISION_EMPTY_BASE: Decision.ValueType  # 3
 """The namespace holds no fact that is not retracted."""
@@ -179,11 +179,13 @@ class RetrieveResponse(_message.Message):
     min_confidence: _builtins.float
     """The least confidence with which a fact would have applied, 0 to 1: the request's, or the namespace's default."""
     nearest_fact_id: _builtins.str
-    """On a miss the id of the fact that is the likeliest to apply. Empty if none is near enough to be a candidate, and if the
-    second step failed.
+    """On a miss the id of the fact that is the likeliest to apply. Empty if none is near enough to be a candidate, or none that
+    is could be read, and if the second step failed.
     """
     degraded: _builtins.bool
-    """Whether the second step of the decision failed. No fact applies then, as no candidate was read."""
+    """Whether no fact applies because the second step of the decision failed, or although what is stored of a candidate is
+    damaged: it was left out, and may have been the one. Where another fact applies, this is false.
+    """
     degraded_reason: _builtins.str
     """What went wrong, for a human reader. Set if `degraded` is."""
     @_builtins.property
@@ -369,7 +371,7 @@ class ExplainResponse(_message.Message):
     min_similarity: _builtins.float
     """The least similarity with which a fact is a candidate, -1 to 1."""
     degraded: _builtins.bool
-    """Whether the second step of the decision failed, as in RetrieveResponse."""
+    """As in RetrieveResponse."""
     degraded_reason: _builtins.str
     """What went wrong, for a human reader. Set if `degraded` is."""
     @_builtins.property
@@ -414,12 +416,12 @@ class ExplainedFact(_message.Message):
     """Cosine of the vectors of the query and the fact, -1 to 1, by which candidates are found."""
     margin: _builtins.float
     """By how much the fact says more to the query than the knowledge sentinel does, unitless and unbounded. Unset if the second
-    step failed.
+    step failed, or if what is stored of the fact is damaged.
     """
     verdict: Global___Verdict.ValueType
     """Why it applies or does not."""
     confidence: _builtins.float
-    """The calibrated probability, 0 to 1, that it applies, were it a candidate. Unset if the second step failed."""
+    """The calibrated probability, 0 to 1, that it applies, were it a candidate. Unset where `margin` is."""
     @_builtins.property
     def fact(self) -> Global___Fact:
         """The fact."""

@@ -31,8 +31,8 @@ class RetrieverServiceStub(object):
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time;
     FAILED_PRECONDITION when the query encoder and the stored facts belong to different model versions, or when
-    `min_position` is not applied in time; DATA_LOSS when what is stored of a fact that is near, or the prompt of the one that
-    applies, is damaged; UNAVAILABLE while the service warms up or drains, or while its store cannot be reached.
+    `min_position` is not applied in time; DATA_LOSS when the stored prompt of the fact that applies is damaged; UNAVAILABLE while
+    the service warms up or drains, or while its store cannot be reached.
     """
 
     def __init__(self, channel):
@@ -79,8 +79,8 @@ class RetrieverServiceServicer(object):
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time;
     FAILED_PRECONDITION when the query encoder and the stored facts belong to different model versions, or when
-    `min_position` is not applied in time; DATA_LOSS when what is stored of a fact that is near, or the prompt of the one that
-    applies, is damaged; UNAVAILABLE while the service warms up or drains, or while its store cannot be reached.
+    `min_position` is not applied in time; DATA_LOSS when the stored prompt of the fact that applies is damaged; UNAVAILABLE while
+    the service warms up or drains, or while its store cannot be reached.
     """
 
     def Retrieve(self, request, context):
@@ -177,8 +177,8 @@ class RetrieverService(object):
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time;
     FAILED_PRECONDITION when the query encoder and the stored facts belong to different model versions, or when
-    `min_position` is not applied in time; DATA_LOSS when what is stored of a fact that is near, or the prompt of the one that
-    applies, is damaged; UNAVAILABLE while the service warms up or drains, or while its store cannot be reached.
+    `min_position` is not applied in time; DATA_LOSS when the stored prompt of the fact that applies is damaged; UNAVAILABLE while
+    the service warms up or drains, or while its store cannot be reached.
     """
 
     @staticmethod

@@ -32,8 +32,8 @@ class RetrieverServiceStub:
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time;
     FAILED_PRECONDITION when the query encoder and the stored facts belong to different model versions, or when
-    `min_position` is not applied in time; DATA_LOSS when what is stored of a fact that is near, or the prompt of the one that
-    applies, is damaged; UNAVAILABLE while the service warms up or drains, or while its store cannot be reached.
+    `min_position` is not applied in time; DATA_LOSS when the stored prompt of the fact that applies is damaged; UNAVAILABLE while
+    the service warms up or drains, or while its store cannot be reached.
     """
 
     @_typing.overload
@@ -68,8 +68,8 @@ class RetrieverServiceAsyncStub(RetrieverServiceStub):
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time;
     FAILED_PRECONDITION when the query encoder and the stored facts belong to different model versions, or when
-    `min_position` is not applied in time; DATA_LOSS when what is stored of a fact that is near, or the prompt of the one that
-    applies, is damaged; UNAVAILABLE while the service warms up or drains, or while its store cannot be reached.
+    `min_position` is not applied in time; DATA_LOSS when the stored prompt of the fact that applies is damaged; UNAVAILABLE while
+    the service warms up or drains, or while its store cannot be reached.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -100,8 +100,8 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time;
     FAILED_PRECONDITION when the query encoder and the stored facts belong to different model versions, or when
-    `min_position` is not applied in time; DATA_LOSS when what is stored of a fact that is near, or the prompt of the one that
-    applies, is damaged; UNAVAILABLE while the service warms up or drains, or while its store cannot be reached.
+    `min_position` is not applied in time; DATA_LOSS when the stored prompt of the fact that applies is damaged; UNAVAILABLE while
+    the service warms up or drains, or while its store cannot be reached.
     """
 
     @_abc_1.abstractmethod
