@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +34,12 @@ def measured_there(worktree: Path, benchmark: str, arguments: Sequence[str]) -> 
         )
         found: dict[str, Any] = json.loads(report.read_text())
     return found
+
+
+def compared(here: Mapping[str, Any], there: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The other release's figures of these names, and how many times as large this release's are."""
+    figures = {name: there[name] for name in names}
+    return {"model_version": there["model_version"], "figures": figures, "ratios": ratios(here, figures)}
 
 
 def ratios(here: Any, there: Any) -> Any:

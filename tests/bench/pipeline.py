@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from prometheus_client import CollectorRegistry
 
-from bench.against import measured_there, ratios
+from bench.against import compared, measured_there
 from brokers import running_broker
 from recipe_client.publishing import Publisher
 from recipe_client.topics import topic_specs
@@ -247,13 +247,14 @@ def main() -> None:
     arguments.report.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="recipe-bench-") as folder, running_broker() as kafka:
         report = measure(kafka, Path(folder), arguments.events, arguments.rebuild, arguments.seconds, arguments.memory)
+    arguments.report.write_text(json.dumps(report, indent=1) + "\n")
+    plot(report, arguments.report.with_suffix(".png"))
     if arguments.against:
         like = [f"--{name}={getattr(arguments, name)}" for name in ("events", "rebuild", "seconds", "memory")]
         before = measured_there(arguments.against, "pipeline", like)
-        compared = ("events_per_second", "throughput", "freshness_seconds", "rebuild_10k_seconds")
-        report["against"] = {name: ratios(report[name], before[name]) for name in compared}
-    arguments.report.write_text(json.dumps(report, indent=1) + "\n")
-    plot(report, arguments.report.with_suffix(".png"))
+        names = ("events_per_second", "throughput", "freshness_seconds", "rebuild_10k_seconds")
+        report["against"] = compared(report, before, names)
+        arguments.report.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps({name: value for name, value in report.items() if name != "resident_mb"}, indent=1))
 
 

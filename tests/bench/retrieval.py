@@ -30,7 +30,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from matplotlib.figure import Figure
 from prometheus_client.parser import text_string_to_metric_families
 
-from bench.against import measured_there, ratios
+from bench.against import compared, measured_there
 from bench.base_of_facts import MISSES, MIXED, NAMESPACE, statements
 from bench.served_bases import ENCODED, WRITES_PER_SECOND, serve
 from recipe_protos.retriever.v1 import retriever_pb2 as pb
@@ -194,13 +194,14 @@ def resident_mebibytes(process: psutil.Process) -> float:
 
 
 def started(code: str, *arguments: str) -> dict[str, float]:
-    """Seconds until a process has written a line, and its memory then."""
+    """Seconds until a process has written a line, and its memory then. Raises RuntimeError if it ends without one."""
     begun = time.monotonic()
     with subprocess.Popen(
         [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        process.stdout.readline()
+        if not process.stdout.readline():
+            raise RuntimeError(f"It ended before it was ready:\n{code}")
         seconds = time.monotonic() - begun
         figures = {"mb": resident_mebibytes(psutil.Process(process.pid)), "seconds": seconds}
         process.terminate()
@@ -346,14 +347,15 @@ def main() -> None:
     arguments.report.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="recipe-bench-") as folder:
         report = measure(Path(folder), arguments.sizes, arguments.seconds, arguments.rounds)
+    arguments.report.write_text(json.dumps(report, indent=1) + "\n")
+    plot(report, arguments.report.with_suffix(".png"))
     if arguments.against:
         sizes = map(str, arguments.sizes)
         like = ["--sizes", *sizes, "--seconds", str(arguments.seconds), "--rounds", str(arguments.rounds)]
         before = measured_there(arguments.against, "retrieval", like)
-        compared = ("retrieve_ms", "retrieve_ms_with_writes", "search_ms", "resident_mb")
-        report["against"] = {name: ratios(report[name], before[name]) for name in compared}
-    arguments.report.write_text(json.dumps(report, indent=1) + "\n")
-    plot(report, arguments.report.with_suffix(".png"))
+        names = ("retrieve_ms", "retrieve_ms_with_writes", "search_ms", "resident_mb")
+        report["against"] = compared(report, before, names)
+        arguments.report.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps({"goals": report["goals"], "ghz_agreement": report["ghz_agreement"]}, indent=1))
 
 
