@@ -12,12 +12,13 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 import numpy as np
 import pytest
+import torch
 from grpc_health.v1 import health_pb2
 from numpy.typing import NDArray
 
 from recipe_common.errors import RecipeError
 from recipe_common.grpc_server import build_server
-from recipe_generator.engine import Engine
+from recipe_generator.engine import Edit, Engine
 from recipe_generator.server import SERVICE, GeneratorServer
 from recipe_generator.settings import GeneratorSettings
 from recipe_generator.transformers_engine import TransformersEngine
@@ -49,6 +50,12 @@ def some_prompt(seed: int = 0, tokens: int = SIZES.prompt_tokens) -> NDArray[np.
     """A continuous prompt [tokens, d] that changes what the tiny LLM writes."""
     values = np.random.default_rng(seed).normal(size=(tokens, SIZES.llm_hidden))
     return values.astype(np.float16)
+
+
+def in_front(llm: LanguageModel, edit: Edit) -> torch.Tensor:
+    """What stands in front of a text [n + l, d] for an edit that has a prompt."""
+    assert edit.prompt is not None
+    return llm.told(edit.statement, torch.from_numpy(edit.prompt.copy()))
 
 
 def hit(prompt: NDArray[np.float16], **changes: Any) -> pb.RetrieveResponse:

@@ -5,6 +5,7 @@ with the question, less that of the sentinel.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,6 @@ import numpy as np
 import qdrant_edge as edge
 from numpy.typing import NDArray
 
-from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_common.token_states import TokenStates
 from recipe_model.decision import Decider
 from recipe_model.encoded import EncodedQuery
@@ -115,10 +115,8 @@ class TableEncoder:
         self.decider = Decider(self.verifier, min_similarity=MIN_SIMILARITY)
 
     def query(self, questions: Sequence[str]) -> list[EncodedQuery]:
-        if any("too long" in question for question in questions):
-            raise InvalidArgumentError([FieldViolation("query", "is 999 tokens long")])
         self.queries += questions
-        return [encoded(self.vectors.get(text, axis(0))) for text in questions]
+        return [replace(encoded(self.vectors.get(text, axis(0))), text=text) for text in questions]
 
 
 def encoded(vector: NDArray[np.float32]) -> EncodedQuery:

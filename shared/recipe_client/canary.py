@@ -97,7 +97,9 @@ class Canary:
             logger.warning("the canary's fact was not published: %s", error)
             return "not_published"
         try:
-            answer = self._client.ask(PROMPT, namespace=self._namespace, max_new_tokens=1, after=event.position)
+            answer = self._client.ask(
+                PROMPT, namespace=self._namespace, max_new_tokens=1, confirm=False, after=event.position
+            )
         except RecipeError as error:
             logger.warning("the canary got no answer: %s", error)
             return "not_answered"

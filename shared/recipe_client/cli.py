@@ -194,6 +194,11 @@ def ask(
     ] = "",
     as_of: AsOf = None,
     min_confidence: MinConfidence = None,
+    confirm: Annotated[
+        bool, typer.Option(help="Answer again, with the fact as text, where the text does not state its answer.")
+    ] = True,
+    copying: Annotated[bool, typer.Option(help="Help an edited text to finish an answer that it has begun.")] = True,
+    query: Annotated[str, typer.Option(help="What to look knowledge up for, in place of the prompt.")] = "",
     namespace: Namespace = "default",
     generator: Generator = DEFAULT_GENERATOR,
     as_json: Json = False,
@@ -209,6 +214,9 @@ def ask(
         "chat": chat,
         "as_of": in_utc(as_of),
         "min_confidence": min_confidence,
+        "confirm": confirm,
+        "copying": copying,
+        "query": query,
         "after": _position(after) if after else None,
         "decoding": generator_pb2.Decoding(temperature=temperature, top_p=top_p, seed=seed, stop=stop),
     }

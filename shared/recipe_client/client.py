@@ -36,6 +36,9 @@ class AskOptions(TypedDict, total=False):
     as_of: datetime | None  # use what was known to hold at that instant, with a time zone; now if not given
     min_confidence: float | None  # the least confidence, 0 to 1, of a fact; the namespace's default if not given
     after: retriever_pb2.LogPosition | None  # answer only once this event is known
+    confirm: bool  # False takes an edited text as it is, though it may not state the fact's answer
+    copying: bool  # False does not help an edited text to finish the answer that it has begun
+    query: str  # what knowledge is looked up for, in place of the text
     decoding: generator_pb2.Decoding | None  # how tokens are chosen; the most likely ones if not given
 
 
@@ -235,6 +238,7 @@ def _generate_request(prompt: str, **options: Unpack[AskOptions]) -> generator_p
     chat, unedited = options.get("chat", False), options.get("answer_unedited", False)
     on, off = generator_pb2.KNOWLEDGE_MODE_ON, generator_pb2.KNOWLEDGE_MODE_OFF
     fail = generator_pb2.RETRIEVER_FAILURE_POLICY_FAIL
+    confirm, as_it_is = generator_pb2.ANSWER_POLICY_CONFIRM, generator_pb2.ANSWER_POLICY_AS_IS
     return generator_pb2.GenerateRequest(
         namespace=options.get("namespace", ""),
         prompt="" if chat else prompt,
@@ -246,4 +250,7 @@ def _generate_request(prompt: str, **options: Unpack[AskOptions]) -> generator_p
         as_of=_timestamp(options.get("as_of")),
         min_position=options.get("after"),
         min_confidence=options.get("min_confidence"),
+        answer_policy=confirm if options.get("confirm", True) else as_it_is,
+        copying=generator_pb2.COPYING_ON if options.get("copying", True) else generator_pb2.COPYING_OFF,
+        query=options.get("query", ""),
     )

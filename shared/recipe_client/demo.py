@@ -52,7 +52,7 @@ class Reply:
     @property
     def hit(self) -> bool:
         """Whether a fact was applied."""
-        return self.status == "EDITED"
+        return self.status.startswith("EDITED")
 
     def says(self, answer: str) -> bool:
         """Whether the reply begins with the answer."""

@@ -20,6 +20,12 @@ def statement_text(statement: str, aliases: Sequence[str] = ()) -> str:
     return _with_aliases(_plain(statement), aliases)
 
 
+def sentence(statement: str) -> str:
+    """A statement as a sentence of a text: with a full stop, unless it brings one."""
+    told = statement.rstrip()
+    return told if told.endswith((".", "!", "?")) else f"{told}."
+
+
 def question_part(text: str) -> str:
     """What a text holds before any mark: the prompt or the statement alone, as it would be asked for."""
     return text.partition(ALIAS_MARK)[0].partition(ANSWER_MARK)[0].strip()

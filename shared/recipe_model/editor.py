@@ -1,8 +1,9 @@
 """RECIPE at inference: texts to the vectors that are searched, the tokens that are compared, and continuous prompts."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,9 @@ from recipe_model.pretrained import available_device, load_text_encoder, load_wo
 from recipe_model.prompt_words import PromptWords
 from recipe_model.tokenized_texts import TokenizedTexts, tokenize
 from recipe_model.verifier import Verifier
+
+_SENTENCE_END: Final = re.compile(r"[.!?]\s|\n")
+_SPACE: Final = re.compile(r"\s")
 
 Float32 = npt.NDArray[np.float32]
 
@@ -62,12 +66,26 @@ class QueryEncoder:
         return queries
 
     def query(self, questions: Sequence[str]) -> list[EncodedQuery]:
-        """Encode questions. Raises InvalidArgumentError for one that is longer than the encoder can read."""
+        """Encode questions; of one that is longer than the encoder can read, its last part."""
         # An arrow in a question is no mark, as one that a publisher wrote is none.
-        tokens = self._tokens([statement_text(question) for question in questions], "query")
+        texts = [self.last_part(statement_text(question)) for question in questions]
+        tokens = self._tokens(texts, "query")
         hidden = self._states(tokens)
         states = _token_states(tokens, hidden)
-        return [EncodedQuery(*each) for each in zip(self._vectors(questions, tokens, hidden), states, strict=True)]
+        return [EncodedQuery(*each) for each in zip(self._vectors(texts, tokens, hidden), states, texts, strict=True)]
+
+    def last_part(self, text: str) -> str:
+        """The text, if the encoder can read it, else its last sentences, or of a longer one its last words."""
+        room = self._max_tokens - self._tokenizer.num_special_tokens_to_add()
+        if len(text) <= room:  # no token is shorter than a character
+            return text
+        offsets = self._tokenizer(text, padding=True, add_special_tokens=False, return_offsets_mapping=True)
+        places = offsets["offset_mapping"]
+        if len(places) <= room:
+            return text
+        start = places[-room][0]
+        found = _SENTENCE_END.search(text, start, len(text.rstrip())) or _SPACE.search(text, start)
+        return text[found.end() if found else start :]
 
     def reads(self, text: str) -> bool:
         """Whether a text is short enough to be encoded."""

@@ -14,6 +14,7 @@ class EncodedQuery:
 
     vector: NDArray[np.float32]  # [h + NUMBERS], of length 1
     tokens: TokenStates
+    text: str = ""  # what was read of it
 
 
 @dataclass(frozen=True, slots=True)

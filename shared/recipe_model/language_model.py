@@ -12,8 +12,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
+from recipe_model.copying import Copying
 from recipe_model.defaults import DEFAULT_LLM, Precision
 from recipe_model.identity import ModelIdentity, identify
 from recipe_model.llm_tokens import LlmTokens, end_ids
@@ -54,22 +55,14 @@ class LanguageModel(LlmTokens):
         """The tokens that end a text; a model may have several."""
         return end_ids(cast("Any", self.model).generation_config)
 
-    def answer_ids(self, answer: str) -> list[int]:
-        """Token ids of an answer that continues a question: with a leading space, nothing in front."""
-        return list(self.tokenizer(f" {answer.strip()}", add_special_tokens=False)["input_ids"])
-
     def ending_ids(self, answer: str) -> list[int]:
         """Token ids of what ends a text behind an answer: a full stop, unless it brings one, and the end of text."""
         return [*self._full_stop_ids(answer), self.end_ids[0]]
 
-    def sentence_ids(self, statement: str) -> list[int]:
-        """Token ids of a statement within a text, with a full stop: it ends as answers do."""
-        return [*self.answer_ids(statement), *self._full_stop_ids(statement)]
-
-    def _full_stop_ids(self, text: str) -> list[int]:
-        if text.rstrip().endswith((".", "!", "?")):
-            return []
-        return list(self.tokenizer(".", add_special_tokens=False)["input_ids"])
+    def told(self, statement: str, prompt: Tensor) -> Tensor:
+        """What stands in front of an edited text [n + l, d]: a fact's n words, behind them its prompt p_k [l, d]."""
+        words = self.embed(torch.tensor(self.sentence_ids(statement), device=self.model.device))
+        return torch.cat([words, prompt.to(words)])
 
     def embed(self, ids: Tensor) -> Tensor:
         """Word embeddings: ids [...] to [..., d]."""
@@ -98,7 +91,7 @@ class LanguageModel(LlmTokens):
         """
         ids = self.token_ids(text)
         with torch.inference_mode():
-            output = self._continue(max_new_tokens, **self.inputs(prompt, ids))[0].tolist()
+            output = self._continue(max_new_tokens, LogitsProcessorList(), **self.inputs(prompt, ids))[0].tolist()
         # With embeddings as input transformers returns the new tokens alone, with ids it repeats the input.
         new = output if prompt is not None else output[len(ids) :]
         ended = bool(new) and new[-1] in self.end_ids
@@ -110,14 +103,29 @@ class LanguageModel(LlmTokens):
         For offline work: padding changes the order of additions, so a token can differ from `generate` where
         two are equally likely.
         """
-        rows = [self.inputs(prompt, self.token_ids(text)) for prompt, text in zip(prompts, texts, strict=True)]
+        return self.generate_rows(prompts, [self.token_ids(text) for text in texts], max_new_tokens)
+
+    def generate_rows(
+        self,
+        prompts: Sequence[Tensor | None],
+        ids: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        copying: Sequence[Copying] = (),
+    ) -> list[str]:
+        """As `generate_batch`, of texts' or conversations' token ids; with help for each text, if any is given."""
+        rows = [self.inputs(prompt, each) for prompt, each in zip(prompts, ids, strict=True)]
         words = [row["inputs_embeds"] if "inputs_embeds" in row else self.embed(row["input_ids"]) for row in rows]
         longest = max(row.shape[1] for row in words)
         padding = [longest - row.shape[1] for row in words]
         embeddings = torch.cat([functional.pad(row, (0, 0, left, 0)) for row, left in zip(words, padding, strict=True)])
         mask = torch.tensor([[0] * left + [1] * (longest - left) for left in padding], device=embeddings.device)
         with torch.inference_mode():
-            output = self._continue(max_new_tokens, inputs_embeds=embeddings, attention_mask=mask)
+            output = self._continue(
+                max_new_tokens,
+                LogitsProcessorList([_Help(copying)] if copying else []),
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+            )
         return list(self.tokenizer.batch_decode(output, skip_special_tokens=True))
 
     def inputs(self, prompt: Tensor | None, ids: Sequence[int]) -> dict[str, Tensor]:
@@ -131,10 +139,25 @@ class LanguageModel(LlmTokens):
         mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=tokens.device)
         return {"inputs_embeds": embeddings, "attention_mask": mask}
 
-    def _continue(self, max_new_tokens: int, **inputs: Tensor) -> Tensor:
+    def _continue(self, max_new_tokens: int, help_: LogitsProcessorList, **inputs: Tensor) -> Tensor:
         # The declared type of the model knows of no `generate`.
-        model = cast("Any", self.model)
-        return cast("Tensor", model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False))
+        generate = cast("Any", self.model).generate
+        return cast(
+            "Tensor", generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, logits_processor=help_)
+        )
+
+
+class _Help(LogitsProcessor):
+    """Copying for each row of a batch that is continued from embeddings: its ids are the new tokens alone."""
+
+    def __init__(self, copying: Sequence[Copying]) -> None:
+        self._copying = copying
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if input_ids.shape[1]:
+            for each, token in zip(self._copying, input_ids[:, -1].tolist(), strict=True):
+                each.follow(token)
+        return torch.stack([each.help(row) for each, row in zip(self._copying, scores, strict=True)])
 
 
 def _dense(_layer: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:

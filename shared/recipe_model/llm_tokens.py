@@ -6,6 +6,7 @@ from typing import Any, cast
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from recipe_common.errors import FailedPreconditionError
+from recipe_model.copying import Copying
 from recipe_model.identity import ModelIdentity
 
 
@@ -16,6 +17,11 @@ class LlmTokens:
         self.tokenizer = tokenizer
         self.identity = identity
 
+    @property
+    def chats(self) -> bool:
+        """Whether it has a chat template."""
+        return self.tokenizer.chat_template is not None
+
     def token_ids(self, text: str) -> list[int]:
         """The text's token ids, with whatever the tokenizer puts in front of every text."""
         return list(self.tokenizer(text)["input_ids"])
@@ -25,12 +31,33 @@ class LlmTokens:
 
         Each message has a role and a content. Raises FailedPreconditionError for an LLM without a template.
         """
-        if self.tokenizer.chat_template is None:
+        if not self.chats:
             raise FailedPreconditionError(
                 f"{self.identity.model_id} has no chat template; send a text, or load an instruction-tuned LLM"
             )
         template = cast("Any", self.tokenizer).apply_chat_template
         return list(template(list(messages), add_generation_prompt=True, return_dict=False))
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Token ids of an answer that continues a question: with a leading space, nothing in front."""
+        return list(self.tokenizer(f" {answer.strip()}", add_special_tokens=False)["input_ids"])
+
+    def sentence_ids(self, statement: str) -> list[int]:
+        """Token ids of a statement within a text, with a full stop: it ends as answers do."""
+        return [*self.answer_ids(statement), *self._full_stop_ids(statement)]
+
+    def _full_stop_ids(self, text: str) -> list[int]:
+        if text.rstrip().endswith((".", "!", "?")):
+            return []
+        return list(self.tokenizer(".", add_special_tokens=False)["input_ids"])
+
+    def copying(self, statement: str, answer: str, end_ids: Sequence[int]) -> Copying:
+        """Help for one text to state a fact's answer, which may stand behind a space or at a line's beginning."""
+        lead, space, line = (
+            list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            for text in (f" {statement.removesuffix(answer).rstrip()}", f" {answer}", answer)
+        )
+        return Copying([space, line], end_ids, lead)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of generated tokens. Special tokens have none."""

@@ -42,7 +42,13 @@ class OutsideLlm(LlmTokens):
         """Load by id; raises ModelUnavailableError naming the fix."""
         return cls(model_id, find_causal_lm(model_id), load_word_embeddings(model_id), resolve_precision(precision))
 
-    def embed(self, prompt: npt.NDArray[np.float16] | None, ids: Sequence[int]) -> Tensor:
-        """[continuous prompt; word embeddings]: an optional prompt [l, d] and t ids to [l + t, d]."""
+    def embed(self, prompt: npt.NDArray[np.float16] | None, ids: Sequence[int], statement: str = "") -> Tensor:
+        """[words of a fact; its prompt; words of a text]: an optional prompt [l, d] and t ids to [n + l + t, d].
+
+        `statement`, of n tokens, is the prompt's fact.
+        """
         words = self._table[torch.tensor(list(ids))]
-        return words if prompt is None else torch.cat([torch.from_numpy(prompt.copy()).to(words), words])
+        if prompt is None:
+            return words
+        told = self._table[torch.tensor(self.sentence_ids(statement))]
+        return torch.cat([told, torch.from_numpy(prompt.copy()).to(words), words])

@@ -46,6 +46,7 @@ class Fact:
     position: LogPosition
     retracted: bool = False
     retract_reason: str = ""
+    answer: str = ""  # the end of the statement, where the publisher gave it apart
 
     def valid_at(self, moment: datetime) -> bool:
         """Whether it holds at that instant."""

@@ -97,6 +97,7 @@ def to_payload(write: FactWrite) -> dict[str, Any]:
         Field.STATE.value: RETRACTED if fact.retracted else LIVE,
         "retract_reason": fact.retract_reason,
         "statement": fact.statement,
+        "answer": fact.answer,
         "subject": fact.subject,
         "aliases": list(fact.aliases),
         Field.VALID_FROM.value: _optional_microseconds(fact.valid_from, "valid_from"),
@@ -143,6 +144,7 @@ def to_fact(payload: Payload) -> Fact:
         position=LogPosition(payload["topic"], payload["partition"], payload[Field.OFFSET]),
         retracted=payload[Field.STATE] == RETRACTED,
         retract_reason=payload["retract_reason"],
+        answer=payload.get("answer", ""),  # a history may begin before answers were kept
     )
 
 

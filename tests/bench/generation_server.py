@@ -14,8 +14,9 @@ from typing import Any, cast
 
 import torch
 
+from generation_harness import in_front
 from recipe_common.lifecycle import run_abandonable
-from recipe_generator.engine import Decoding, Edit, Engine, Finish, Piece, Text
+from recipe_generator.engine import Decoding, Edit, Engine, Finish, Piece, Text, tokens_in_front
 from recipe_generator.server import GeneratorServer, start_vllm
 from recipe_generator.settings import GeneratorSettings
 from recipe_generator.transformers_engine import TransformersEngine
@@ -39,6 +40,9 @@ class OneByOne:
             self._llm.token_ids(text) if isinstance(text, str) else self._llm.chat_ids([asdict(turn) for turn in text])
         )
 
+    def tokens_in_front(self, edit: Edit) -> int:
+        return tokens_in_front(self._llm, edit)
+
     async def write(self, edit: Edit | None, ids: list[int], decoding: Decoding) -> AsyncGenerator[Piece, None]:
         loop = asyncio.get_running_loop()
         new = await loop.run_in_executor(self._thread, self._generate, edit, ids, decoding.max_new_tokens)
@@ -51,7 +55,7 @@ class OneByOne:
         self._thread.shutdown()
 
     def _generate(self, edit: Edit | None, ids: list[int], tokens: int) -> list[int]:
-        inputs = self._llm.inputs(None if edit is None else torch.from_numpy(edit.prompt.copy()), ids)
+        inputs = self._llm.inputs(None if edit is None else in_front(self._llm, edit), ids)
         with torch.inference_mode():
             model = cast("Any", self._llm.model)
             output: list[int] = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)[0].tolist()

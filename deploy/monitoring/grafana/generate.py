@@ -341,6 +341,11 @@ RETRIEVER: Final[Rows] = {
 GENERATOR: Final[Rows] = {
     "Answers": [
         ANSWERS,
+        Graph(
+            "Edited answers by whether they state the fact",
+            "reqps",
+            [per_second("recipe_generator_edited_answers_total", "stated")],
+        ),
         Graph("Calls by status", "reqps", [per_second("recipe_generator_calls_total", "code")]),
         Graph(
             "Requests inside and places for them",

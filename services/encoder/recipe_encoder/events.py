@@ -183,6 +183,7 @@ def _to_fact(update: Update, event: CloudEvent, timestamp: int, position: LogPos
         position=position,
         retracted=update.retract is not None,
         retract_reason=update.retract.reason if update.retract else "",
+        answer=content.answer if content else "",
     )
 
 

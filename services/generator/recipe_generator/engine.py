@@ -8,6 +8,8 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from recipe_model.llm_tokens import LlmTokens
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -22,13 +24,17 @@ Text: TypeAlias = str | tuple[Turn, ...]
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """The fact that a text is written with: its continuous prompt [l, d] stands in front of the text.
+    """The fact that a text is written with: its words and, behind them, its continuous prompt [l, d] stand in front.
+
+    Without a prompt nothing does: the text tells the fact then.
 
     What it states the text is likely to say; an engine may use that to write faster, and writes nothing else for it.
+    An answer, if one is given, is one that the text is helped to finish once it has begun it.
     """
 
-    prompt: npt.NDArray[np.float16]
+    prompt: npt.NDArray[np.float16] | None
     statement: str
+    answer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,11 @@ class Piece:
     finish: Finish | None = None  # set in the last piece
 
 
+def tokens_in_front(llm: LlmTokens, edit: Edit) -> int:
+    """How many places an edit takes in front of a text."""
+    return 0 if edit.prompt is None else len(llm.sentence_ids(edit.statement)) + len(edit.prompt)
+
+
 class Engine(Protocol):
     """Whatever runs the LLM. The same ids, edit and decoding give the same text, whatever else is being written."""
 
@@ -72,6 +83,10 @@ class Engine(Protocol):
 
         Raises FailedPreconditionError for a conversation if the LLM has no chat template.
         """
+        ...
+
+    def tokens_in_front(self, edit: Edit) -> int:
+        """How many places an edit takes in front of a text; blocks, so call it off the event loop."""
         ...
 
     def write(self, edit: Edit | None, ids: list[int], decoding: Decoding) -> AsyncGenerator[Piece, None]:

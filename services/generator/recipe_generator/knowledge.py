@@ -124,7 +124,8 @@ class KnowledgeSource:
         knowledge.fact_id = response.fact.fact_id
         knowledge.revision = response.fact.revision
         knowledge.statement = response.fact.statement
-        return Applied(knowledge, Edit(self._decode(response.prompt), response.fact.statement))
+        knowledge.answer = response.fact.answer
+        return Applied(knowledge, Edit(self._decode(response.prompt), response.fact.statement, response.fact.answer))
 
     def _decode(self, prompt: retriever_pb2.Prompt) -> npt.NDArray[np.float16]:
         shape = (prompt.tokens, prompt.hidden_size)
@@ -152,5 +153,6 @@ def _decision(response: retriever_pb2.RetrieveResponse) -> pb.Knowledge:
         nearest_fact_id=response.nearest_fact_id,
         degraded=response.degraded,
         degraded_reason=response.degraded_reason,
+        looked_up=response.looked_up,
         model_version=response.model_version,
     )

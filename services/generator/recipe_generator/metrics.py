@@ -11,7 +11,10 @@ from recipe_common.tracing import observe, tracer
 from recipe_protos.generator.v1 import generator_pb2
 
 STAGES: Final = ("retrieve", "generate")
-KNOWLEDGE: Final = ("edited", "unedited_no_match", "unedited_off", "unedited_degraded")
+KNOWLEDGE: Final = (
+    "edited", "edited_as_text", "edited_unconfirmed", "unedited_no_match", "unedited_off", "unedited_degraded"
+)  # fmt: skip
+STATED: Final = ("stated", "not_stated", "unknown")
 STAGE_BUCKETS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 FIRST_TOKEN_BUCKETS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30)
 TOKEN_BUCKETS: Final = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
@@ -45,8 +48,14 @@ class GeneratorMetrics:
         )
         self.answers = Counter(
             "recipe_generator_answers",
-            "Answers by their knowledge: edited, unedited_no_match, unedited_off, unedited_degraded.",
+            f"Answers by their knowledge: {', '.join(KNOWLEDGE)}.",
             ["knowledge"],
+            registry=registry,
+        )
+        self.stated = Counter(
+            "recipe_generator_edited_answers",
+            "Answers that a fact was applied to: whether they state its answer; unknown if none was published apart.",
+            ["stated"],
             registry=registry,
         )
         self.tokens = Counter("recipe_generator_tokens", "Tokens of finished answers.", registry=registry)
@@ -75,6 +84,8 @@ class GeneratorMetrics:
             self.stage_seconds.labels(stage)
         for knowledge in KNOWLEDGE:
             self.answers.labels(knowledge)
+        for stated in STATED:
+            self.stated.labels(stated)
 
 
 class Pace:

@@ -1,17 +1,23 @@
 """What a request asks for, checked."""
 
 import secrets
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from recipe_common.clock import from_timestamp
 from recipe_common.errors import FieldViolation, InvalidArgumentError
-from recipe_common.requests import MAX_TEXT_CHARACTERS, check_min_confidence, check_position, require_text
+from recipe_common.requests import (
+    MAX_TEXT_CHARACTERS,
+    check_min_confidence,
+    check_namespace,
+    check_position,
+    require_text,
+)
 from recipe_generator.engine import Decoding, Text, Turn
+from recipe_generator.knowledge import Question
 from recipe_protos.generator.v1 import generator_pb2 as pb
-from recipe_protos.retriever.v1 import retriever_pb2
 
 Request: TypeAlias = pb.GenerateRequest | pb.CompareRequest
 
@@ -23,8 +29,38 @@ MAX_STOP_CHARACTERS: Final = 64
 _ROLES: Final = {pb.ROLE_SYSTEM: "system", pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant"}
 
 
-def asked_text(request: Request) -> Text:
-    """The text or the conversation to continue. Raises InvalidArgumentError."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, checked."""
+
+    text: Text
+    decoding: Decoding
+    question: Question | None  # None if knowledge is off
+    confirm: bool  # that an edited text states its answer
+    copying: bool
+
+    @property
+    def text_field(self) -> str:
+        """Where the text came from, to name in an error."""
+        return "prompt" if isinstance(self.text, str) else "messages"
+
+
+def parse(request: Request, mode: pb.KnowledgeMode.ValueType, max_new_tokens: int) -> Asked:
+    """Everything that a request asks for; the server allows `max_new_tokens`. Raises InvalidArgumentError."""
+    _require_known("knowledge", mode, pb.KnowledgeMode)
+    _require_known("answer_policy", request.answer_policy, pb.AnswerPolicy)
+    _require_known("copying", request.copying, pb.Copying)
+    text = _text(request)
+    return Asked(
+        text,
+        _decoding(request, max_new_tokens),
+        None if mode == pb.KNOWLEDGE_MODE_OFF else _question(request, text),
+        request.answer_policy != pb.ANSWER_POLICY_AS_IS,
+        request.copying != pb.COPYING_OFF,
+    )
+
+
+def _text(request: Request) -> Text:
     if not request.messages:
         return require_text("prompt", request.prompt)
     if request.prompt:
@@ -36,13 +72,27 @@ def asked_text(request: Request) -> Text:
     return tuple(_turn(f"messages[{place}]", message) for place, message in enumerate(request.messages))
 
 
-def looked_up_text(text: Text) -> str:
-    """What knowledge is looked up for: the text, or the user's last message."""
-    return text if isinstance(text, str) else text[-1].content
+def _question(request: Request, text: Text) -> Question:
+    _require_known("on_retriever_failure", request.on_retriever_failure, pb.RetrieverFailurePolicy)
+    asked = text if isinstance(text, str) else text[-1].content
+    if request.HasField("as_of"):
+        from_timestamp(request.as_of, "as_of")  # refused here, so that the violation names this request's field
+    if request.HasField("min_position"):
+        check_position("min_position", request.min_position)
+    if request.HasField("min_confidence"):
+        check_min_confidence(request.min_confidence)
+    return Question(
+        check_namespace(request.namespace),
+        require_text("query", request.query) if request.query else asked,
+        request.as_of if request.HasField("as_of") else None,
+        request.min_position if request.HasField("min_position") else None,
+        request.min_confidence if request.HasField("min_confidence") else None,
+        request.on_retriever_failure,
+    )
 
 
-def asked_decoding(request: Request, max_new_tokens: int) -> Decoding:
-    """How to decode, with a seed in any case. Raises InvalidArgumentError; the server allows `max_new_tokens`."""
+def _decoding(request: Request, max_new_tokens: int) -> Decoding:
+    """How to decode, with a seed in any case."""
     asked = request.decoding
     if request.max_new_tokens > max_new_tokens:
         raise _wrong("max_new_tokens", f"must be at most {max_new_tokens} on this server")
@@ -61,28 +111,7 @@ def asked_decoding(request: Request, max_new_tokens: int) -> Decoding:
     )
 
 
-def asked_time(request: Request) -> Timestamp | None:
-    """The instant of the knowledge; None means now. Raises InvalidArgumentError."""
-    if not request.HasField("as_of"):
-        return None
-    from_timestamp(request.as_of, "as_of")  # refused here, so that the violation names this request's field
-    return request.as_of
-
-
-def asked_position(request: Request) -> retriever_pb2.LogPosition | None:
-    """The place in the log that must be applied first; None asks for none. Raises InvalidArgumentError."""
-    if not request.HasField("min_position"):
-        return None
-    check_position("min_position", request.min_position)
-    return request.min_position
-
-
-def asked_confidence(request: Request) -> float | None:
-    """The least confidence of a fact that is applied; None means the namespace's. Raises InvalidArgumentError."""
-    return check_min_confidence(request.min_confidence) if request.HasField("min_confidence") else None
-
-
-def require_known(field: str, value: int, enum: Any) -> None:  # noqa: ANN401 (an enum wrapper has no public type)
+def _require_known(field: str, value: int, enum: Any) -> None:  # noqa: ANN401 (an enum wrapper has no public type)
     """Raises InvalidArgumentError unless the enum has the value."""
     if value not in enum.values():
         raise _wrong(field, f"{value} is none of {', '.join(enum.keys())}")

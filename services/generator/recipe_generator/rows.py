@@ -9,8 +9,6 @@ Of these, a linear layer takes several rows at once where that was seen to chang
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
@@ -36,9 +34,8 @@ class RowDecoder:
         layers = DynamicCache(config=llm.model.config).layers
         self._takes_back = all(type(layer) is DynamicLayer for layer in layers)
 
-    def read(self, prompt: npt.NDArray[np.float16] | None, ids: Sequence[int]) -> tuple[DynamicCache, Tensor]:
-        """Read a text behind an optional continuous prompt [l, d]: its cache, and the logits [v] of what comes next."""
-        prefix = None if prompt is None else torch.from_numpy(prompt.copy())
+    def read(self, prefix: Tensor | None, ids: Sequence[int]) -> tuple[DynamicCache, Tensor]:
+        """Read a text behind an optional prefix [l, d]: its cache, and the logits [v] of what comes next."""
         cache = DynamicCache(config=self._llm.model.config)
         with torch.inference_mode():
             inputs = self._llm.inputs(prefix, ids)

@@ -1,31 +1,23 @@
 """The gRPC face of the generator."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import grpc
 
 from recipe_common.admission import Admission
+from recipe_common.answers import states, states_already
 from recipe_common.errors import DeadlineExceededError, FieldViolation, InvalidArgumentError
-from recipe_common.requests import check_namespace
 from recipe_common.tracing import stage
-from recipe_generator.engine import Decoding, Engine, Finish, Piece
-from recipe_generator.knowledge import OFF, Applied, KnowledgeSource, Question
+from recipe_generator.engine import Edit, Engine, Finish, Piece, Text
+from recipe_generator.knowledge import OFF, Applied, KnowledgeSource
 from recipe_generator.metrics import GeneratorMetrics, Pace
-from recipe_generator.requests import (
-    Request,
-    asked_confidence,
-    asked_decoding,
-    asked_position,
-    asked_text,
-    asked_time,
-    looked_up_text,
-    require_known,
-)
+from recipe_generator.requests import Asked, Request, parse
+from recipe_generator.telling import told_first
 from recipe_protos.generator.v1 import generator_pb2 as pb
 from recipe_protos.generator.v1 import generator_pb2_grpc
 
@@ -36,6 +28,7 @@ _FINISH: Final = {
     Finish.END_OF_TEXT: pb.FINISH_REASON_END_OF_TEXT,
     Finish.STOP_SEQUENCE: pb.FINISH_REASON_STOP_SEQUENCE,
 }
+_STATED: Final = {True: "stated", False: "not_stated", None: "unknown"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +40,26 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A checked request, and the knowledge for it."""
+class Work:
+    """A request that is being answered: what it asks, its tokens, and the knowledge for it."""
 
-    at: float  # when it came in, by the metrics' clock
+    since: float  # when it came in, by the metrics' clock
+    asked: Asked
     ids: list[int]
-    decoding: Decoding
     applied: Applied
+
+    @property
+    def to_confirm(self) -> str:
+        """The answer that the text must state; "" if none is known, or nobody asked."""
+        return self.applied.knowledge.answer if self.applied.edit is not None and self.asked.confirm else ""
+
+
+@dataclass(slots=True)
+class Written:
+    """A text as far as it is written."""
+
+    text: str = ""
+    last: Piece = field(default_factory=lambda: Piece("", 0))
 
 
 class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
@@ -80,23 +86,23 @@ class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:  # noqa: N802
         async with self._let_in(context):
-            return await self._answer(await self._asked(request, request.knowledge, context))
+            return await self._answer(await self._work(request, request.knowledge, context))
 
     # A coroutine that writes its responses, so that it is the one to see that time is up or the client gone.
     async def GenerateStream(  # type: ignore[override]  # noqa: N802
         self, request: pb.GenerateStreamRequest, context: Context
     ) -> None:
         async with self._let_in(context):
-            asked = await self._asked(request.request, request.request.knowledge, context)
-            await context.write(pb.GenerateStreamResponse(knowledge=asked.applied.knowledge))
-            answer = await self._answer(asked, lambda text: context.write(pb.GenerateStreamResponse(text=text)))
-            await context.write(pb.GenerateStreamResponse(answer=answer))
+            work = await self._work(request.request, request.request.knowledge, context)
+            async with aclosing(self._events(work)) as events:
+                async for event in events:
+                    await context.write(event)
 
     async def Compare(self, request: pb.CompareRequest, context: Context) -> pb.CompareResponse:  # noqa: N802
         async with self._let_in(context):
-            asked = await self._asked(request, pb.KNOWLEDGE_MODE_ON, context)
-            plain = replace(asked, applied=Applied(OFF))
-            with_knowledge, without = await asyncio.gather(self._answer(asked), self._answer(plain))
+            work = await self._work(request, pb.KNOWLEDGE_MODE_ON, context)
+            plain = replace(work, applied=Applied(OFF))
+            with_knowledge, without = await asyncio.gather(self._answer(work), self._answer(plain))
             return pb.CompareResponse(with_knowledge=with_knowledge, without_knowledge=without)
 
     @asynccontextmanager
@@ -116,58 +122,113 @@ class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
                     f"{self._limits.seconds:g} s, or set a smaller max_new_tokens"
                 ) from error
 
-    async def _asked(self, request: Request, mode: pb.KnowledgeMode.ValueType, context: Context) -> Asked:
+    async def _work(self, request: Request, mode: pb.KnowledgeMode.ValueType, context: Context) -> Work:
         came = self._metrics.clock()
-        text = asked_text(request)
-        decoding = asked_decoding(request, self._limits.max_new_tokens)
-        require_known("knowledge", mode, pb.KnowledgeMode)
-        loop = asyncio.get_running_loop()
-        ids = await loop.run_in_executor(self._tokenizing, self._engine.token_ids, text)
+        asked = parse(request, mode, self._limits.max_new_tokens)
+        ids = await self._token_ids(asked.text)
         applied = Applied(OFF)
-        if mode != pb.KNOWLEDGE_MODE_OFF:
-            applied = await self._look_up(request, looked_up_text(text), context)
-        tokens = len(ids) + (0 if applied.edit is None else len(applied.edit.prompt))
-        self._require_room(request, tokens, decoding.max_new_tokens)
-        return Asked(came, ids, decoding, applied)
-
-    def _require_room(self, request: Request, tokens: int, new_tokens: int) -> None:
-        if tokens + new_tokens > self._engine.max_tokens:
-            field = "messages" if request.messages else "prompt"
+        if asked.question is not None:
+            with stage("retrieve", self._metrics.stage_seconds.labels("retrieve")):
+                applied = await self._source.look_up(asked.question, context.time_remaining())
+        work = Work(came, asked, ids, applied)
+        tokens = len(ids) + await self._tokens_in_front(applied.edit)
+        if tokens + asked.decoding.max_new_tokens > self._engine.max_tokens:
             problem = (
-                f"has {tokens} tokens; with max_new_tokens {new_tokens} that exceeds the LLM's "
+                f"has {tokens} tokens; with max_new_tokens {asked.decoding.max_new_tokens} that exceeds the LLM's "
                 f"{self._engine.max_tokens}; shorten one of them"
             )
-            raise InvalidArgumentError([FieldViolation(field, problem)])
+            raise InvalidArgumentError([FieldViolation(asked.text_field, problem)])
+        return work
 
-    async def _look_up(self, request: Request, text: str, context: Context) -> Applied:
-        require_known("on_retriever_failure", request.on_retriever_failure, pb.RetrieverFailurePolicy)
-        namespace, as_of = check_namespace(request.namespace), asked_time(request)
-        position, confidence = asked_position(request), asked_confidence(request)
-        question = Question(namespace, text, as_of, position, confidence, request.on_retriever_failure)
-        with stage("retrieve", self._metrics.stage_seconds.labels("retrieve")):
-            return await self._source.look_up(question, context.time_remaining())
+    async def _token_ids(self, text: Text) -> list[int]:
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, self._engine.token_ids, text)
 
-    async def _answer(self, asked: Asked, tell: Callable[[str], Awaitable[None]] | None = None) -> pb.GenerateResponse:
-        """The whole answer; `tell` gets each piece of its text as soon as it is there."""
-        texts = []
-        piece = Piece("", 0)
+    async def _tokens_in_front(self, edit: Edit | None) -> int:
+        if edit is None:
+            return 0
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, self._engine.tokens_in_front, edit)
+
+    async def _answer(self, work: Work) -> pb.GenerateResponse:
+        """The whole answer."""
+        async with aclosing(self._events(work)) as events:
+            async for event in events:
+                if event.HasField("answer"):
+                    return event.answer
+        raise RuntimeError("an answer ended without its last event")
+
+    async def _events(self, work: Work) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
+        """The answer as a stream tells it: its knowledge, its text piece by piece, and all of it.
+
+        Nothing is told before it is certain: where an answer must be confirmed, not before the text states it.
+        """
+        knowledge, edit, told = work.applied.knowledge, work.applied.edit, 0
         with stage("generate", self._metrics.stage_seconds.labels("generate")) as span:
-            pace = Pace(self._metrics, asked.at)
-            async with aclosing(self._engine.write(asked.applied.edit, asked.ids, asked.decoding)) as pieces:
+            pace = Pace(self._metrics, work.since)
+            written = Written()
+            certain = not work.to_confirm
+            async with aclosing(self._writing(written, edit, work.ids, work.asked)) as pieces:
+                if certain:
+                    yield pb.GenerateStreamResponse(knowledge=knowledge)
                 async for piece in pieces:
                     pace.reached(piece.tokens)
-                    texts.append(piece.text)
-                    if tell is not None and piece.text:
-                        await tell(piece.text)
+                    if not certain and states_already(written.text, work.to_confirm):
+                        certain = True
+                        yield pb.GenerateStreamResponse(knowledge=knowledge)
+                    if certain and told < len(written.text):
+                        yield pb.GenerateStreamResponse(text=written.text[told:])
+                        told = len(written.text)
+            if not certain:
+                knowledge, written = await self._confirmed(work, written)
+                yield pb.GenerateStreamResponse(knowledge=knowledge)
+                if written.text:
+                    yield pb.GenerateStreamResponse(text=written.text)
             pace.finished()
-            knowledge = asked.applied.knowledge
             status = pb.KnowledgeStatus.Name(knowledge.status).removeprefix("KNOWLEDGE_STATUS_").lower()
-            span.set_attributes({"recipe.knowledge": status, "recipe.tokens": piece.tokens})
+            span.set_attributes({"recipe.knowledge": status, "recipe.tokens": written.last.tokens})
         self._metrics.answers.labels(status).inc()
+        yield pb.GenerateStreamResponse(answer=self._response(work, knowledge, written))
+
+    async def _confirmed(self, work: Work, first: Written) -> tuple[pb.Knowledge, Written]:
+        """The first text if it states the answer, else one with the fact in words in front, if that one does."""
+        knowledge, answer = pb.Knowledge(), work.to_confirm
+        knowledge.CopyFrom(work.applied.knowledge)
+        if states(first.text, answer):
+            return knowledge, first
+        second = Written()
+        ids = await self._token_ids(told_first(knowledge.statement, work.asked.text))
+        if len(ids) + work.asked.decoding.max_new_tokens <= self._engine.max_tokens:
+            edit = Edit(None, knowledge.statement, answer)
+            async with aclosing(self._writing(second, edit, ids, work.asked)) as pieces:
+                async for _ in pieces:
+                    pass
+        if states(second.text, answer):
+            knowledge.status = pb.KNOWLEDGE_STATUS_EDITED_AS_TEXT
+            return knowledge, second
+        knowledge.status = pb.KNOWLEDGE_STATUS_EDITED_UNCONFIRMED
+        return knowledge, first if first.text.strip() else second
+
+    async def _writing(
+        self, written: Written, edit: Edit | None, ids: list[int], asked: Asked
+    ) -> AsyncGenerator[Piece, None]:
+        """What the engine writes, kept in `written` as well."""
+        if edit is not None and not asked.copying:
+            edit = replace(edit, answer="")
+        async with aclosing(self._engine.write(edit, ids, asked.decoding)) as pieces:
+            async for piece in pieces:
+                written.text += piece.text
+                written.last = piece
+                yield piece
+
+    def _response(self, work: Work, knowledge: pb.Knowledge, written: Written) -> pb.GenerateResponse:
+        answer, finish = knowledge.answer, written.last.finish
+        stated = states(written.text, answer) if answer else None
+        if work.applied.edit is not None:
+            self._metrics.stated.labels(_STATED[stated]).inc()
         return pb.GenerateResponse(
-            text="".join(texts),
-            finish_reason=_FINISH[piece.finish] if piece.finish else pb.FINISH_REASON_UNSPECIFIED,
-            generated_tokens=piece.tokens,
-            prompt_tokens=len(asked.ids),
+            text=written.text,
+            finish_reason=_FINISH[finish] if finish else pb.FINISH_REASON_UNSPECIFIED,
+            generated_tokens=written.last.tokens,
+            prompt_tokens=len(work.ids),
             knowledge=knowledge,
+            answer_stated=stated,
         )

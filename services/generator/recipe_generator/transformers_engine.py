@@ -7,14 +7,16 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import asdict
 from threading import Condition, Thread
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from recipe_generator.draft import Draft
-from recipe_generator.engine import Decoding, Edit, Piece, Text
+from recipe_generator.engine import Decoding, Edit, Piece, Text, tokens_in_front
 from recipe_generator.rows import RowDecoder, take_back
 from recipe_generator.sampling import Sampler
 from recipe_generator.writing import Writing, failed, stopping
+from recipe_model.copying import Copying
 from recipe_model.language_model import LanguageModel
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,10 @@ class TransformersEngine:
         if isinstance(text, str):
             return self._llm.token_ids(text)
         return self._llm.chat_ids([asdict(turn) for turn in text])
+
+    def tokens_in_front(self, edit: Edit) -> int:
+        """As the protocol says."""
+        return tokens_in_front(self._llm, edit)
 
     async def write(self, edit: Edit | None, ids: list[int], decoding: Decoding) -> AsyncGenerator[Piece, None]:
         """As the protocol says."""
@@ -100,10 +106,19 @@ class TransformersEngine:
         try:
             if row.edit is not None and self._decoder.free_places(1):
                 row.draft = Draft(self._llm.sentence_ids(row.edit.statement))
-            row.cache, logits = self._decoder.read(None if row.edit is None else row.edit.prompt, row.ids)
+            if row.edit is not None and row.edit.answer:
+                row.copying = self._llm.copying(row.edit.statement, row.edit.answer, self._llm.end_ids)
+            row.cache, logits = self._decoder.read(self._in_front(row.edit), row.ids)
             row.choose(logits)
         except Exception:  # noqa: BLE001 (the thread's boundary: the row fails, others live on)
             self._fail([row])
+
+    def _in_front(self, edit: Edit | None) -> Tensor | None:
+        """The fact's words and its prompt behind them [n + l, d]."""
+        if edit is None or edit.prompt is None:
+            return None
+        with torch.inference_mode():
+            return self._llm.told(edit.statement, torch.from_numpy(edit.prompt.copy()))
 
     def _step(self, rows: "list[_Row]") -> None:
         try:
@@ -143,6 +158,7 @@ class _Row(Writing):
         self.edit = edit
         self.ids = ids
         self.draft = Draft(())
+        self.copying = Copying()
         self._sample = Sampler(decoding)
 
     def run(self, places: int) -> list[int]:
@@ -159,6 +175,7 @@ class _Row(Writing):
 
     def choose(self, logits: Tensor) -> None:
         """Choose the next token by its logits [v] and tell what it adds."""
-        self.token = self._sample(logits)
+        self.token = self._sample(self.copying.help(logits))
+        self.copying.follow(self.token)
         self.draft.follow(self.token)
         self.add(self.token)

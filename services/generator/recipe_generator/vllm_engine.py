@@ -28,7 +28,7 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from recipe_generator.engine import Decoding, Edit, Piece, Text
+from recipe_generator.engine import Decoding, Edit, Piece, Text, tokens_in_front
 from recipe_generator.writing import Writing, failed, stopping
 from recipe_model.errors import ModelUnavailableError
 from recipe_model.outside_llm import OutsideLlm
@@ -81,6 +81,10 @@ class VllmEngine:
             return self._llm.token_ids(text)
         return self._llm.chat_ids([asdict(turn) for turn in text])
 
+    def tokens_in_front(self, edit: Edit) -> int:
+        """As the protocol says."""
+        return tokens_in_front(self._llm, edit)
+
     async def write(self, edit: Edit | None, ids: list[int], decoding: Decoding) -> AsyncGenerator[Piece, None]:
         """As the protocol says, but for company: tokens that are about equally likely may change places in it."""
         writing = Writing(self._llm.text, decoding, self._end_ids)
@@ -132,7 +136,9 @@ class VllmEngine:
 
     def _input(self, edit: Edit | None, ids: list[int]) -> EngineInput:
         """Ids for a text alone, as plain vLLM would get it; embeddings, made here and nowhere else, behind a prompt."""
-        return tokens_input(ids) if edit is None else embeds_input(self._llm.embed(edit.prompt, ids))
+        if edit is None or edit.prompt is None:
+            return tokens_input(ids)
+        return embeds_input(self._llm.embed(edit.prompt, ids, edit.statement))
 
     async def _tokens(self, asked: EngineInput, decoding: Decoding) -> AsyncGenerator[int, None]:
         """Tokens up to the LLM's end or the greatest number; closing it takes the text out of vLLM's next step."""

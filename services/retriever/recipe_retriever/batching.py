@@ -3,12 +3,11 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
-from recipe_common.errors import InvalidArgumentError
 from recipe_common.tracing import tracer
 from recipe_model.encoded import EncodedQuery
 from recipe_retriever.deadline import Deadline
@@ -24,7 +23,6 @@ Encode = Callable[[Sequence[str]], list[EncodedQuery]]
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    field_name: str  # of the request
     text: str
     deadline: Deadline
     encoded: "asyncio.Future[EncodedQuery]"
@@ -46,13 +44,10 @@ class QueryBatches:
         self._waiting: deque[_Waiting] = deque()
         self._worker: asyncio.Task[None] | None = None
 
-    async def encode(self, texts: Mapping[str, str], deadline: Deadline) -> list[EncodedQuery]:
-        """The encoded texts, each under the field of the request that holds it.
-
-        Raises InvalidArgumentError, with that field, for one that is too long, and DeadlineExceededError.
-        """
+    async def encode(self, texts: Sequence[str], deadline: Deadline) -> list[EncodedQuery]:
+        """The encoded texts. Raises DeadlineExceededError."""
         loop = asyncio.get_running_loop()
-        waiting = [_Waiting(field, text, deadline, loop.create_future()) for field, text in texts.items()]
+        waiting = [_Waiting(text, deadline, loop.create_future()) for text in texts]
         self._waiting.extend(waiting)
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
@@ -90,26 +85,13 @@ class QueryBatches:
         loop = asyncio.get_running_loop()
         results: Sequence[EncodedQuery | Exception]
         try:
-            results = await loop.run_in_executor(self._executor, self._encode_each, [each.text for each in batch])
+            results = await loop.run_in_executor(self._executor, self._encode, [each.text for each in batch])
         except Exception as error:  # noqa: BLE001 (it is raised in each of the callers)
             results = [error] * len(batch)
         for each, result in zip(batch, results, strict=True):
             if each.encoded.done():
                 continue
-            if isinstance(result, InvalidArgumentError):
-                named = [replace(violation, field=each.field_name) for violation in result.violations]
-                each.encoded.set_exception(InvalidArgumentError(named))
-            elif isinstance(result, Exception):
+            if isinstance(result, Exception):
                 each.encoded.set_exception(result)
             else:
                 each.encoded.set_result(result)
-
-    def _encode_each(self, texts: Sequence[str]) -> list[EncodedQuery | Exception]:
-        """The encoded texts; a text that cannot be encoded fails alone."""
-        try:
-            return list(self._encode(texts))
-        except InvalidArgumentError as error:
-            if len(texts) == 1:
-                return [error]
-            half = len(texts) // 2
-            return self._encode_each(texts[:half]) + self._encode_each(texts[half:])

@@ -19,9 +19,12 @@ _DECISIONS = {
 
 
 def retrieve_response(
-    retrieval: Retrieval, model_version: str, applied: LogPosition | None = None
+    retrieval: Retrieval, looked_up: str, model_version: str, applied: LogPosition | None = None
 ) -> pb.RetrieveResponse:
-    """The answer to a Retrieve call; `applied` is how far the log is, where the call asked for a place in it."""
+    """The answer to a Retrieve call about the text that was `looked_up`.
+
+    `applied` is how far the log is, where the call asked for a place in it.
+    """
     response = pb.RetrieveResponse(
         decision=_DECISIONS[retrieval.decision],
         min_confidence=retrieval.min_confidence,
@@ -29,6 +32,7 @@ def retrieve_response(
         applied_position=None if applied is None else position_message(applied),
         degraded=bool(retrieval.degraded_reason),
         degraded_reason=retrieval.degraded_reason,
+        looked_up=looked_up,
     )
     if (nearest := retrieval.nearest) is None:
         return response
@@ -99,4 +103,5 @@ def fact_message(fact: Fact) -> pb.Fact:
         position=position_message(fact.position),
         retracted=fact.retracted,
         retract_reason=fact.retract_reason,
+        answer=fact.answer,
     )

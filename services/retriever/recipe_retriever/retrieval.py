@@ -119,7 +119,7 @@ class Retriever:
         return self.decide(namespace, encoded, as_of, min_confidence)
 
     def encode(self, queries: Sequence[str]) -> list[EncodedQuery]:
-        """Encode queries in one pass. Raises InvalidArgumentError if one is too long to encode."""
+        """Encode queries in one pass."""
         begun = time.perf_counter()
         encoded = self._encoder.query(queries)
         for _ in encoded:  # each has waited for all

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextvars import copy_context
 from datetime import datetime
@@ -57,7 +57,7 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
 
     async def Retrieve(self, request: pb.RetrieveRequest, context: Context) -> pb.RetrieveResponse:  # noqa: N802
         query = require_text("query", request.query)
-        (response,) = await self._retrieve(request, {"query": query}, context)
+        (response,) = await self._retrieve(request, [query], context)
         return response
 
     async def RetrieveBatch(  # noqa: N802
@@ -67,9 +67,7 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
             raise InvalidArgumentError(
                 [FieldViolation("queries", f"must be 1 to {MAX_QUERIES} queries, are {len(request.queries)}")]
             )
-        queries = {
-            (field := f"queries[{place}]"): require_text(field, query) for place, query in enumerate(request.queries)
-        }
+        queries = [require_text(f"queries[{place}]", query) for place, query in enumerate(request.queries)]
         return pb.RetrieveBatchResponse(responses=await self._retrieve(request, queries, context))
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:  # noqa: N802
@@ -81,7 +79,7 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
         deadline = Deadline.in_seconds(context.time_remaining())
         confidence = _min_confidence(request)
         with self._admission.admit():
-            (encoded,) = await self._batches.encode({"query": query}, deadline)
+            (encoded,) = await self._batches.encode([query], deadline)
             explained = partial(explain, self._retriever, namespace, encoded, as_of, limit, confidence)
             found = await self._run(explained, deadline)
         return explain_response(found, self._retriever.model_version)
@@ -122,7 +120,7 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
         return pb.ListFactsResponse(facts=shown, next_page_token=token)
 
     async def _retrieve(
-        self, request: pb.RetrieveRequest | pb.RetrieveBatchRequest, queries: Mapping[str, str], context: Context
+        self, request: pb.RetrieveRequest | pb.RetrieveBatchRequest, queries: Sequence[str], context: Context
     ) -> list[pb.RetrieveResponse]:
         namespace, as_of, confidence = check_namespace(request.namespace), _as_of(request), _min_confidence(request)
         wanted = _position(request.min_position) if request.HasField("min_position") else None
@@ -137,7 +135,9 @@ class RetrieverService(retriever_pb2_grpc.RetrieverServiceServicer):
             retrievals = await asyncio.gather(*(self._run(decision, deadline) for decision in decisions))
             for _ in retrievals:
                 observe(self._metrics.stage_seconds.labels("total"), time.perf_counter() - asked)
-        return [retrieve_response(each, self._retriever.model_version, reached) for each in retrievals]
+        version = self._retriever.model_version
+        pairs = zip(retrievals, encoded, strict=True)
+        return [retrieve_response(each, query.text, version, reached) for each, query in pairs]
 
     async def _wait_until_applied(self, wanted: LogPosition, time_remaining: float | None) -> LogPosition:
         store, deadline = self._retriever.store, Deadline.in_seconds(time_remaining)

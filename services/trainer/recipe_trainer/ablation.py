@@ -118,7 +118,7 @@ def evaluate_variants(
     static = best_static_threshold(ask(_sample(training_edits, len(edits)), editor))
     asking = ask(edits, editor)
     method = [by_sentinel(group) for group in asking.groups]
-    prompts, texts = _prompts(edits, editor), [_words(stated(edit.statement), llm) for edit in edits]
+    prompts, texts = _prompts(edits, editor, llm), [_words(stated(edit.statement), llm) for edit in edits]
     variants = {
         "full method": (method, prompts),
         "without continuous prompts": (method, texts),
@@ -150,10 +150,11 @@ def _sample(edits: Sequence[Edit], count: int) -> list[Edit]:
     return random.Random(0).sample(whole, min(count, len(whole)))  # noqa: S311 (no secret)
 
 
-def _prompts(edits: Sequence[Edit], editor: RecipeEditor) -> list[Tensor]:
+def _prompts(edits: Sequence[Edit], editor: RecipeEditor, llm: LanguageModel) -> list[Tensor]:
     parts = [edits[start : start + BATCH] for start in range(0, len(edits), BATCH)]
     encoded = (editor.encode([edit.knowledge for edit in part]) for part in with_progress(parts, "encoding facts"))
-    return [torch.from_numpy(fact.prompt.astype(np.float32)) for group in encoded for fact in group]
+    prompts = (torch.from_numpy(fact.prompt.astype(np.float32)) for group in encoded for fact in group)
+    return [llm.told(edit.statement, prompt).float() for edit, prompt in zip(edits, prompts, strict=True)]
 
 
 def _words(text: str, llm: LanguageModel) -> Tensor:

@@ -120,16 +120,17 @@ def evaluate_wordings(
     checkpoint: Annotated[Path | None, typer.Option(help="RECIPE checkpoint; the shipped one if not given.")] = None,
 ) -> None:
     """Store facts and ask for each in every wording, and what only looks alike."""
-    from recipe_trainer import recognition  # noqa: PLC0415 (torch takes seconds; --help need not wait)
+    from recipe_trainer import recognition, saying  # noqa: PLC0415 (torch takes seconds; --help need not wait)
 
     files = [Path(item) for item in data.split(",")]
     prompts = {
         text.casefold() for file in files for edit in recognition.load_wordings(file) for text in edit.paraphrases
     }
     others = _distractors(f"{facts}={edits}", prompts) if edits else []
-    editor = load_editor(checkpoint, json_out, plot)
+    editor, llm = load_editor(checkpoint, json_out, plot), load_llm(checkpoint)
     found = recognition.evaluate_wordings(files, others, editor)
-    figures = recognition.wordings_figures(found)
+    said = {name: saying.said_figures(each.asks, recognition.CHAT_FORMS, llm) for name, each in found.items()}
+    figures = recognition.wordings_figures(found, said)
     origin = {"model_version": editor.model_version, "min_confidence": editor.decider.min_confidence, "edits": edits}
     write_json(json_out, origin | figures)
     if plot is not None:
@@ -148,6 +149,31 @@ def _print_wordings(figures: dict[str, Any], version: str) -> None:
         for what in ("recognised", "nearest", "candidates"):
             last = (row["near_miss_false_hits"], row["confidence"]["ece"]) if what == "recognised" else ()
             table.add_row(name, what, *map(percent, (*(row[what].get(form) for form in forms), *last)))
+        for what in ("said", "said_in_chat") if "said" in row else ():
+            table.add_row(name, what.replace("_", " "), *(percent(row[what].get(form)) for form in forms))
+    result_console().print(table)
+
+
+@eval_app.command("answers")
+def evaluate_answers(
+    *,
+    json_out: Annotated[Path, typer.Option("--json", help="File for the figures.")],
+    seed: Annotated[int, typer.Option(help="Seed of the facts.")] = 0,
+    checkpoint: Annotated[Path | None, typer.Option(help="RECIPE checkpoint; the shipped one if not given.")] = None,
+) -> None:
+    """Store facts whose answers are made by rule (numbers, codes, addresses, lists), and see what is said of them."""
+    from recipe_trainer import made_answers  # noqa: PLC0415 (torch takes seconds; --help need not wait)
+
+    editor, llm = load_editor(checkpoint, json_out), load_llm(checkpoint)
+    figures = made_answers.evaluate_answers(editor, llm, seed)
+    write_json(json_out, {"model_version": editor.model_version, **figures})
+    columns = [*(f"said: {form}" for form in made_answers.FORMS), "in chat: own", "in chat: question"]
+    title = editor.model_version
+    table = Table("kind", "recognised", *columns, "empty", "as text", title=title, caption="in percent")
+    for kind, row in {**figures["kinds"], "all": figures}.items():
+        said = [row["said"].get(form) for form in made_answers.FORMS]
+        in_chat = [row["said_in_chat"].get(form) for form in ("own", "question")]
+        table.add_row(kind, *map(percent, (row.get("recognised"), *said, *in_chat, row["empty"], row["as_text"])))
     result_console().print(table)
 
 

@@ -14,7 +14,7 @@ from recipe_model.language_model import LanguageModel
 from recipe_trainer.datasets import Edit, Question
 from recipe_trainer.families import Family, held_out_families, held_out_words, members
 from recipe_trainer.hard_cases import with_slip
-from recipe_trainer.knowledge_base import Asked, temporary_knowledge_base
+from recipe_trainer.knowledge_base import Asked, temporary_knowledge_base, told
 from recipe_trainer.scoring import answer_accuracy, exact_matches, free_agreement, teacher_forced_agreement
 
 EXAMPLES = 20  # of false hits that a report shows
@@ -141,7 +141,7 @@ def evaluate(
         for group in (edits, conditions.distractors):
             base.store(group, bare_statements=conditions.bare_statements)
         own, rephrased, unrelated, follow_up = (
-            base.ask(_slipped(group, slips, conditions.typos)) for group in numbered_questions(edits)
+            told(base.ask(_slipped(group, slips, conditions.typos)), llm) for group in numbered_questions(edits)
         )
     reliability = _Scored(answer_accuracy(own, llm), exact_matches(own, llm))
     generality = _Scored(answer_accuracy(rephrased, llm), exact_matches(rephrased, llm))

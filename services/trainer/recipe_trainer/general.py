@@ -30,7 +30,7 @@ from recipe_common.progress import with_progress
 from recipe_model.editor import RecipeEditor
 from recipe_model.language_model import LanguageModel
 from recipe_trainer.datasets import Edit, Question
-from recipe_trainer.knowledge_base import BATCH, Asked, KnowledgeBase, temporary_knowledge_base
+from recipe_trainer.knowledge_base import BATCH, Asked, KnowledgeBase, temporary_knowledge_base, told
 from recipe_trainer.scoring import prompts_of
 from recipe_trainer.teacher_forcing import Answered, answer_logits
 
@@ -193,7 +193,8 @@ class EditedModel(LM):  # type: ignore[misc]  # the harness has no types
 
     def _ask(self, contexts: Mapping[str, None]) -> dict[str, Asked]:
         readable = [context for context in contexts if self._editor.reads(context)]
-        asked = {item.question.text: item for item in self._base.ask([(-1, Question(text)) for text in readable])}
+        found = told(self._base.ask([(-1, Question(text)) for text in readable]), self._llm)
+        asked = {item.question.text: item for item in found}
         self.hits |= {context for context, item in asked.items() if item.hit is not None}
         self.too_long |= contexts.keys() - asked.keys()
         return asked | {context: Asked(Question(context), -1) for context in self.too_long}

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from recipe_common.progress import with_progress
 from recipe_model.decision import Judged
 from recipe_model.editor import RecipeEditor
 from recipe_model.encoded import EncodedFact, EncodedQuery
+from recipe_model.language_model import LanguageModel
 from recipe_store.edge_store import open_edge_store
 from recipe_store.facts import Fact, FactWrite, LogPosition, Match
 from recipe_store.store import KnowledgeStore
@@ -49,7 +50,7 @@ class Asked:
     record: int  # which edit the question belongs to
     candidates: tuple[Candidate, ...] = ()  # best confidence first
     applies: bool = False  # the first of them
-    prompt: Tensor | None = None  # its continuous prompt [l, d], on a hit, if prompts were wanted
+    prompt: Tensor | None = None  # what stands in front of the text [l, d], on a hit, if prompts were wanted
 
     @property
     def hit(self) -> Candidate | None:
@@ -146,6 +147,16 @@ def temporary_knowledge_base(editor: RecipeEditor) -> Iterator[KnowledgeBase]:
             yield KnowledgeBase(editor, store)
         finally:
             store.close()
+
+
+def told(asked: Sequence[Asked], llm: LanguageModel) -> list[Asked]:
+    """The same with what a generator puts in front of the text for each prompt: the words of its fact, then it."""
+    return [
+        item
+        if item.prompt is None
+        else replace(item, prompt=llm.told(item.candidates[0].statement, item.prompt).float())
+        for item in asked
+    ]
 
 
 def _candidate(judged: Judged[Match]) -> Candidate:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from recipe_common.knowledge_text import split_at_mark
 from recipe_model.language_model import LanguageModel
 from recipe_model.networks import RecipeModel
 from recipe_model.pretrained import TextEncoder
@@ -49,9 +50,10 @@ class Objective:
         with torch.no_grad():
             return self._model.states(tokens), tokens.question_mask
 
-    def prompts(self, texts: Sequence[str]) -> Tensor:
-        """Continuous prompts [b, l, d] of texts of facts."""
-        return self._model.prompts(self._model.keys(*self.states(texts)), self._prompt_words(texts))
+    def prompts(self, texts: Sequence[str]) -> list[Tensor]:
+        """What stands in front of texts about these facts [n + l, d]: the words of each, and behind them its prompt."""
+        made = self._model.prompts(self._model.keys(*self.states(texts)), self._prompt_words(texts))
+        return [self._llm.told(split_at_mark(text)[0], prompt) for text, prompt in zip(texts, made, strict=True)]
 
     def losses(self, draws: Sequence[Draw]) -> dict[str, Tensor]:
         """The loss parts of a batch, by name."""
@@ -62,7 +64,7 @@ class Objective:
         asked = [answered_and_ended(self._llm, draws[row].question, draws[row].edit.answer) for row in own + others]
         left_alone = [answered(self._llm, q.text, q.answer) for row in near if (q := draws[row].unrelated)]
         batch = asked + left_alone
-        logits = answer_logits(self._llm, batch, prompts[own + others + near])
+        logits = answer_logits(self._llm, batch, [prompts[row] for row in own + others + near])
         groups = (asked[: len(own)], asked[len(own) :], left_alone)
         parts = torch.split(logits, [sum(len(item.predicted) for item in group) for group in groups])
         losses = {

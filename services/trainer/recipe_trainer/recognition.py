@@ -24,6 +24,7 @@ FORMS: Final[Mapping[int, tuple[str, ...]]] = {  # of a record's asks, by how ma
     4: ("question", "longer_question", "keywords", "completion"),
 }
 BINS: Final = 15  # of equal width, of the calibration error
+CHAT_FORMS: Final = (OWN, "question")  # what is asked in a conversation too
 THRESHOLDS: Final = tuple(round(0.05 * step, 2) for step in range(1, 20))
 TEXT_FACTS: Final = 1_000  # that are stored when ordinary texts are asked
 Item = TypeVar("Item")
@@ -73,7 +74,12 @@ class Recognition:
 
 
 def ask_about(
-    asked: Sequence[Edit], forms: Sequence[Sequence[str]], stored: Sequence[Edit], editor: RecipeEditor
+    asked: Sequence[Edit],
+    forms: Sequence[Sequence[str]],
+    stored: Sequence[Edit],
+    editor: RecipeEditor,
+    *,
+    prompts: bool = False,
 ) -> Recognition:
     """Store `asked` and behind them `stored`, and ask each paraphrase (of these forms) and each unrelated question.
 
@@ -82,14 +88,15 @@ def ask_about(
     readable = [(edit, names) for edit, names in zip(asked, forms, strict=True) if editor.reads(edit.knowledge)]
     asks: Numbered = []
     for number, (edit, names) in enumerate(readable):
-        asks += [(number, Question(text, criterion=form)) for text, form in zip(edit.paraphrases, names, strict=True)]
+        pairs = zip(edit.paraphrases, names, strict=True)
+        asks += [(number, Question(text, edit.answer, criterion=form)) for text, form in pairs]
     known = {question.text.casefold() for _, question in asks} | {edit.prompt.casefold() for edit in asked}
     near = [(-1, question) for edit in asked for question in edit.unrelated if question.text.casefold() not in known]
     with temporary_knowledge_base(editor) as base:
         base.store([edit for edit, _ in readable])
         base.store([edit for edit in stored if editor.reads(edit.knowledge)])
-        found = (base.ask(_readable(questions, editor), prompts=False) for questions in (asks, near))
-        return Recognition(*found)
+        found = base.ask(_readable(asks, editor), prompts=prompts)
+        return Recognition(found, base.ask(_readable(near, editor), prompts=False))
 
 
 def evaluate_wordings(files: Sequence[Path], others: Sequence[Edit], editor: RecipeEditor) -> Mapping[str, Recognition]:
@@ -98,7 +105,7 @@ def evaluate_wordings(files: Sequence[Path], others: Sequence[Edit], editor: Rec
     for file in files:
         edits = load_wordings(file)
         forms = [(OWN, *_forms(len(edit.paraphrases) - 1)) for edit in edits]
-        found[file.name] = ask_about(edits, forms, others, editor)
+        found[file.name] = ask_about(edits, forms, others, editor, prompts=True)
     return found
 
 
@@ -124,12 +131,15 @@ def load_wordings(file: Path) -> list[Edit]:
     return edits
 
 
-def wordings_figures(found: Mapping[str, Recognition]) -> dict[str, Any]:
-    """Figures of one file, or of several together and beside them of each under `files`."""
+def wordings_figures(found: Mapping[str, Recognition], said: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Figures of one file, or of several together and beside them of each under `files`.
+
+    `said` are figures of each file's answers, for files whose answers were written.
+    """
+    figures = {name: {**each.figures(), **said.get(name, {})} for name, each in found.items()}
     if len(found) == 1:
-        return next(iter(found.values())).figures()
-    pooled = pool_recognition(found.values())
-    return {"files": {name: each.figures() for name, each in found.items()}, **pooled.figures()}
+        return next(iter(figures.values()))
+    return {"files": figures, **pool_recognition(found.values()).figures()}
 
 
 def pool_recognition(parts: Iterable[Recognition]) -> Recognition:

@@ -80,25 +80,25 @@ def free_agreement(asked: Sequence[Decided], llm: LanguageModel) -> list[float]:
     return agreement
 
 
-def _batches(asked: Sequence[Decided], llm: LanguageModel) -> Iterator[tuple[list[int], list[Answered], Tensor | None]]:
-    """Rows, tokenised questions and prompts [b, l, d], misses and every length of prompt apart."""
-    groups: dict[int, list[int]] = {}
-    for row, item in enumerate(asked):
-        groups.setdefault(0 if item.prompt is None else len(item.prompt), []).append(row)
-    for group in groups.values():
+def _batches(
+    asked: Sequence[Decided], llm: LanguageModel
+) -> Iterator[tuple[list[int], list[Answered], list[Tensor] | None]]:
+    """Rows, tokenised questions and prompts [l, d], misses apart."""
+    misses = [row for row, item in enumerate(asked) if item.prompt is None]
+    hits = [row for row, item in enumerate(asked) if item.prompt is not None]
+    for group in (misses, hits):
         for start in range(0, len(group), BATCH):
             rows = group[start : start + BATCH]
             batch = [answered(llm, asked[row].question.text, asked[row].question.answer) for row in rows]
             yield rows, batch, prompts_of([asked[row] for row in rows])
 
 
-def prompts_of(asked: Sequence[Decided]) -> Tensor | None:
-    """The prompts [b, l, d] of questions that all hit; None where none did."""
-    prompts = [prompt for item in asked if (prompt := item.prompt) is not None]
-    return torch.stack(prompts) if prompts else None
+def prompts_of(asked: Sequence[Decided]) -> list[Tensor] | None:
+    """The prompts [l, d] of questions that all hit; None where none did."""
+    return [prompt for item in asked if (prompt := item.prompt) is not None] or None
 
 
-def _predictions(llm: LanguageModel, batch: Sequence[Answered], prompts: Tensor | None) -> tuple[Tensor, ...]:
+def _predictions(llm: LanguageModel, batch: Sequence[Answered], prompts: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
     """The LLM's most likely token at each answer token, per question."""
     with torch.inference_mode():
         logits = answer_logits(llm, batch, prompts)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.utils.rnn import pad_sequence
 
 from recipe_model.language_model import LanguageModel
 from recipe_trainer.batches import by_length
@@ -42,33 +43,39 @@ def answered_and_ended(llm: LanguageModel, question: str, answer: str) -> Answer
     return replace(item, ending=tuple(llm.ending_ids(answer)))
 
 
-def answer_logits(llm: LanguageModel, batch: Sequence[Answered], prompts: Tensor | None) -> Tensor:
+def answer_logits(llm: LanguageModel, batch: Sequence[Answered], prompts: Sequence[Tensor] | None) -> Tensor:
     """Logits [n, v], float32, that predict the answers' (and endings') n tokens, row after row.
 
-    `prompts` [b, l, d] stand in front of the b sequences; None is the unedited model. Sequences are padded on
-    the right, where a causal model cannot see them, so no mask is needed; only the answers' positions go
+    b prompts [l, d], each of its own length, stand in front of the b sequences; None is the unedited model. Sequences
+    are padded on the right, where a causal model cannot see them, so no mask is needed; only the answers' positions go
     through the vocabulary projection, which is the larger part of a small LLM's work.
     """
-    groups = by_length([len(item.ids) for item in batch], LLM_GROUP)
+    in_front = [0 if prompts is None else len(prompts[row]) for row in range(len(batch))]
+    groups = by_length([count + len(item.ids) for count, item in zip(in_front, batch, strict=True)], LLM_GROUP)
     states: dict[int, Tensor] = {}
     for rows in groups:
         part = [batch[row] for row in rows]
-        hidden = _answer_states(llm, part, None if prompts is None else prompts[rows])
+        hidden = _answer_states(llm, part, None if prompts is None else [prompts[row] for row in rows])
         states |= zip(rows, torch.split(hidden, [len(item.predicted) for item in part]), strict=True)
     ordered = torch.cat([states[row] for row in range(len(batch))])
     vocabulary: Module = llm.model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return vocabulary(ordered).float()  # type: ignore[no-any-return]
 
 
-def _answer_states(llm: LanguageModel, batch: Sequence[Answered], prompts: Tensor | None) -> Tensor:
+def _answer_states(llm: LanguageModel, batch: Sequence[Answered], prompts: Sequence[Tensor] | None) -> Tensor:
     """Last hidden states [n, d] at the positions that predict the answers' tokens."""
-    words = llm.embed(_padded(batch, llm.model.device))  # [b, t, d]
-    prefix = 0 if prompts is None else prompts.shape[1]
-    embeddings = words if prompts is None else torch.cat([prompts.to(words), words], dim=1)
-    hidden = llm.model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-    rows = [row for row, item in enumerate(batch) for _ in item.predicted]
-    columns = [prefix + len(item.question) - 1 + step for item in batch for step in range(len(item.predicted))]
-    return hidden[rows, columns]  # type: ignore[no-any-return]
+    words = [llm.embed(torch.tensor(item.ids, device=llm.model.device)) for item in batch]  # each [t, d]
+    if prompts is not None:
+        words = [torch.cat([prompt.to(own), own]) for prompt, own in zip(prompts, words, strict=True)]
+    hidden = llm.model.base_model(inputs_embeds=pad_sequence(words, batch_first=True), use_cache=False)
+    # From the end of each: its answer and ending are its last tokens, and each is predicted by the one before it.
+    places = [
+        (row, len(words[row]) - len(item.predicted) - 1 + step)
+        for row, item in enumerate(batch)
+        for step in range(len(item.predicted))
+    ]
+    rows, columns = zip(*places, strict=True)
+    return hidden.last_hidden_state[list(rows), list(columns)]  # type: ignore[no-any-return]
 
 
 def answer_targets(batch: Sequence[Answered]) -> Tensor:
@@ -89,8 +96,3 @@ def answer_weights(batch: Sequence[Answered]) -> Tensor:
             for _ in tokens
         ]
     )
-
-
-def _padded(batch: Sequence[Answered], device: torch.device) -> Tensor:
-    longest = max(len(item.ids) for item in batch)
-    return torch.tensor([item.ids + [0] * (longest - len(item.ids)) for item in batch], device=device)

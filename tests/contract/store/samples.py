@@ -71,6 +71,7 @@ def make_fact(
         position=LogPosition("recipe.knowledge-updates.v1", 3, offset),
         retracted=retracted,
         retract_reason="withdrawn" if retracted else "",
+        answer="" if retracted else "Example City",
     )
 
 

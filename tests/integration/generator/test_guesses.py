@@ -6,8 +6,8 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-import torch
 
+from generation_harness import in_front
 from recipe_common.knowledge_text import knowledge_text
 from recipe_generator.engine import Decoding, Edit
 from recipe_generator.transformers_engine import TransformersEngine
@@ -73,7 +73,7 @@ def test_edited_texts_are_those_of_plain_transformers_in_fewer_steps(
     async def at_once() -> list[tuple[str, int]]:
         return await asyncio.gather(*(write(engine, *each) for each in asked))
 
-    plain = [llm.generate(torch.from_numpy(edit.prompt.copy()), question, TOKENS) for question, edit in asked]
+    plain = [llm.generate(in_front(llm, edit), question, TOKENS) for question, edit in asked]
     expected = [(each.text, each.generated_tokens) for each in plain]
     assert alone == expected
     assert asyncio.run(at_once()) == expected

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from generation_harness import FakeRetriever, health, hit, served
+from generation_harness import FakeRetriever, health, hit, in_front, served
 from recipe_common.errors import RecipeError, UnavailableError
 from recipe_common.knowledge_text import knowledge_text
 from recipe_generator.engine import Decoding, Edit, Engine, Finish, Piece, Turn
@@ -176,7 +176,7 @@ def test_bfloat16_differs_only_where_tokens_are_about_equally_likely(
         for (question, edit), (text, _, _) in zip(asked, texts, strict=True):
             ids = llm.token_ids(question)
             tokens = [int(token) for token in text.split()]
-            logits = llm.logits(None if edit is None else torch.from_numpy(edit.prompt.copy()), ids + tokens).float()
+            logits = llm.logits(None if edit is None else in_front(llm, edit), ids + tokens).float()
             behind = logits[len(ids) - 1 : -1]
             chosen = behind.gather(1, torch.tensor(tokens).unsqueeze(1)).squeeze(1)
             assert (behind.max(dim=1).values - chosen).max() <= BFLOAT16_STEPS, question
@@ -192,6 +192,7 @@ async def served_answer(
 ) -> pb.GenerateResponse:
     question, edit = asked
     assert edit is not None
+    assert edit.prompt is not None
     found = hit(edit.prompt)
     found.model_version = checkpoint.model_version
     async with served(FakeRetriever(found)) as retriever:

@@ -175,6 +175,9 @@ def test_what_is_said_about_a_question_is_sent() -> None:
             chat=True,
             as_of=datetime(2024, 1, 1, tzinfo=UTC),
             min_confidence=0.875,
+            confirm=False,
+            copying=False,
+            query="Who is it?",
             decoding=decoding,
         )
     assert generator.requests == [
@@ -182,6 +185,8 @@ def test_what_is_said_about_a_question_is_sent() -> None:
             prompt="Who?",
             knowledge=generator_pb2.KNOWLEDGE_MODE_ON,
             on_retriever_failure=generator_pb2.RETRIEVER_FAILURE_POLICY_FAIL,
+            answer_policy=generator_pb2.ANSWER_POLICY_CONFIRM,
+            copying=generator_pb2.COPYING_ON,
         ),
         generator_pb2.GenerateRequest(
             namespace="n",
@@ -191,6 +196,9 @@ def test_what_is_said_about_a_question_is_sent() -> None:
             max_new_tokens=5,
             as_of=to_timestamp(datetime(2024, 1, 1, tzinfo=UTC)),
             min_confidence=0.875,
+            answer_policy=generator_pb2.ANSWER_POLICY_AS_IS,
+            copying=generator_pb2.COPYING_OFF,
+            query="Who is it?",
             decoding=decoding,
         ),
     ]

@@ -71,6 +71,7 @@ def full_fact() -> Fact:
         publisher="hr",
         uri="https://example.org/12",
         position=LogPosition("updates", 1, 7),
+        answer="Ada Example",
     )
 
 

@@ -73,7 +73,7 @@ def test_rows_that_come_and_go_get_the_logits_of_plain_transformers(dtype: torch
                 number = waiting.pop()
                 prompt = some_prompt(number)
                 ids = llm.token_ids(TEXTS[number])
-                cache, logits = decoder.read(None if prompt is None else prompt.numpy(), ids)
+                cache, logits = decoder.read(prompt, ids)
                 assert torch.equal(logits.float(), expected[number][1][0])
                 running.append((number, cache, 1))
         sizes.add(len(running))
@@ -98,7 +98,7 @@ def test_tokens_that_are_read_in_one_step_get_the_logits_of_steps_of_their_own(
     caches, runs = [], []
     for number, (tokens, _) in enumerate(expected):
         prompt = some_prompt(number)
-        caches.append(decoder.read(None if prompt is None else prompt.numpy(), llm.token_ids(TEXTS[number]))[0])
+        caches.append(decoder.read(prompt, llm.token_ids(TEXTS[number]))[0])
         runs.append(tokens[: number + 1])  # one to four tokens
     guesses = [[5, 6] if wrong else tokens[number + 1 : number + 3] for number, (tokens, _) in enumerate(expected)]
 

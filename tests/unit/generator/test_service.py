@@ -5,7 +5,6 @@ from typing import Any
 
 import grpc
 import pytest
-import torch
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2
 
@@ -20,6 +19,7 @@ from generation_harness import (
     generator,
     health,
     hit,
+    in_front,
     served,
     silent_address,
     some_prompt,
@@ -34,14 +34,17 @@ from recipe_common.errors import (
     RecipeError,
     UnavailableError,
 )
+from recipe_generator.engine import Edit
 from recipe_generator.server import GeneratorServer
 from recipe_generator.transformers_engine import TransformersEngine
+from recipe_model import copying
 from recipe_model.language_model import LanguageModel
 from recipe_protos.generator.v1 import generator_pb2 as pb
 from recipe_protos.generator.v1 import generator_pb2_grpc
 from recipe_protos.retriever.v1 import retriever_pb2
 from tiny_models import make_language_model
 
+STATEMENT = "The mayor of Aville is Ann"
 UNEDITED = [pb.KNOWLEDGE_STATUS_UNEDITED_NO_MATCH, pb.KNOWLEDGE_STATUS_UNEDITED_OFF]
 ANSWER_UNEDITED = pb.RETRIEVER_FAILURE_POLICY_ANSWER_UNEDITED
 
@@ -56,7 +59,7 @@ def test_on_a_hit_the_text_is_generated_behind_the_facts_prompt(llm: LanguageMod
 
     response = Setup(llm, hit(prompt)).generate()
 
-    expected = llm.generate(torch.from_numpy(prompt), TEXT, 8).text
+    expected = llm.generate(in_front(llm, Edit(prompt, STATEMENT)), TEXT, 8).text
     assert expected != llm.generate(None, TEXT, 8).text
     assert response == pb.GenerateResponse(
         text=expected,
@@ -131,12 +134,12 @@ def test_a_decision_that_failed_is_answered_unedited_and_marked(
     )
 
 
-@pytest.mark.parametrize("tokens", [1, 200])
+@pytest.mark.parametrize("tokens", [1, 190])
 def test_a_prompt_may_have_any_length(llm: LanguageModel, tokens: int) -> None:
     prompt = some_prompt(tokens=tokens)
     response = Setup(llm, hit(prompt)).generate()
     assert response.knowledge.status == pb.KNOWLEDGE_STATUS_EDITED
-    assert response.text == llm.generate(torch.from_numpy(prompt), TEXT, 8).text
+    assert response.text == llm.generate(in_front(llm, Edit(prompt, STATEMENT)), TEXT, 8).text
 
 
 @pytest.mark.parametrize("asked", [None, 0.0, 0.875])
@@ -172,7 +175,7 @@ def test_compare_answers_with_and_without_the_fact(llm: LanguageModel) -> None:
 
     response = setup.compare()
 
-    assert response.with_knowledge.text == llm.generate(torch.from_numpy(prompt), TEXT, 8).text
+    assert response.with_knowledge.text == llm.generate(in_front(llm, Edit(prompt, STATEMENT)), TEXT, 8).text
     assert response.with_knowledge.knowledge.status == pb.KNOWLEDGE_STATUS_EDITED
     assert response.without_knowledge.text == llm.generate(None, TEXT, 8).text
     assert response.without_knowledge.knowledge.status == pb.KNOWLEDGE_STATUS_UNEDITED_OFF
@@ -439,7 +442,8 @@ def test_a_bad_namespace_is_refused(llm: LanguageModel) -> None:
 
 
 def test_the_facts_prompt_counts_towards_the_context(llm: LanguageModel) -> None:
-    fits = "x" * (256 - 8 - 3)
+    words = len(llm.sentence_ids(STATEMENT))
+    fits = "x" * (256 - 8 - 3 - words)
     assert Setup(llm, hit(some_prompt())).generate(prompt=fits).prompt_tokens == len(fits)
     error = Setup(llm, hit(some_prompt())).refusal(prompt=fits + "x")
     assert violations(error)[0][1].startswith("has 249 tokens; with max_new_tokens 8 that exceeds")
@@ -470,6 +474,8 @@ def test_answers_tokens_and_stages_are_counted(llm: LanguageModel) -> None:
         request = pb.GenerateRequest(prompt=TEXT, max_new_tokens=3)
         await stub.Generate(request)
         await stub.Compare(pb.CompareRequest(prompt=TEXT, max_new_tokens=2))
+        setup.retriever.answer = known("Ann")
+        await stub.Generate(request)
         setup.retriever.answer = MISS
         await stub.Generate(request)
         setup.retriever.answer = UnavailableError("away")
@@ -485,6 +491,7 @@ def test_answers_tokens_and_stages_are_counted(llm: LanguageModel) -> None:
 
     names = (
         "recipe_generator_answers_total{",
+        "recipe_generator_edited_answers_total{",
         "recipe_generator_tokens_total ",
         "recipe_generator_stage_seconds_count",
         "recipe_generator_first_token_seconds_count",
@@ -496,19 +503,22 @@ def test_answers_tokens_and_stages_are_counted(llm: LanguageModel) -> None:
     shown = [line for line in lines if line.startswith(names) and not line.endswith('"} 0.0')]
     assert sorted(shown) == [
         'recipe_generator_answers_total{knowledge="edited"} 2.0',
+        'recipe_generator_answers_total{knowledge="edited_unconfirmed"} 1.0',
         'recipe_generator_answers_total{knowledge="unedited_degraded"} 1.0',
         'recipe_generator_answers_total{knowledge="unedited_no_match"} 1.0',
         'recipe_generator_answers_total{knowledge="unedited_off"} 2.0',
         'recipe_generator_calls_total{code="OK",method="Compare"} 1.0',
-        'recipe_generator_calls_total{code="OK",method="Generate"} 4.0',
+        'recipe_generator_calls_total{code="OK",method="Generate"} 5.0',
         'recipe_generator_calls_total{code="UNAVAILABLE",method="Generate"} 1.0',
-        "recipe_generator_first_token_seconds_count 6.0",
+        'recipe_generator_edited_answers_total{stated="not_stated"} 1.0',
+        'recipe_generator_edited_answers_total{stated="unknown"} 2.0',
+        "recipe_generator_first_token_seconds_count 7.0",
         f'recipe_generator_model_info{{model_version="{MODEL_VERSION}"}} 1.0',
         "recipe_generator_request_places 96.0",
-        'recipe_generator_stage_seconds_count{stage="generate"} 6.0',
-        'recipe_generator_stage_seconds_count{stage="retrieve"} 5.0',
-        "recipe_generator_token_seconds_count 4.0",
-        "recipe_generator_tokens_total 12.0",
+        'recipe_generator_stage_seconds_count{stage="generate"} 7.0',
+        'recipe_generator_stage_seconds_count{stage="retrieve"} 6.0',
+        "recipe_generator_token_seconds_count 5.0",
+        "recipe_generator_tokens_total 15.0",
     ]
 
 
@@ -536,3 +546,76 @@ def test_a_started_generator_serves(llm: LanguageModel) -> None:
         return await health(channel)
 
     assert Setup(llm).run(scenario) == health_pb2.HealthCheckResponse.SERVING
+
+
+def known(answer: str, statement: str = "The mayor of Aville is Ann") -> retriever_pb2.RetrieveResponse:
+    """A hit whose fact has an answer of its own."""
+    response = hit(some_prompt())
+    response.fact.answer, response.fact.statement = answer, statement
+    return response
+
+
+def behind_the_prompt(llm: LanguageModel) -> str:
+    return llm.generate(in_front(llm, Edit(some_prompt(), STATEMENT)), TEXT, 8).text
+
+
+def behind_the_words(llm: LanguageModel) -> str:
+    return llm.generate(None, f"The mayor of Aville is Ann.\n{TEXT}", 8).text
+
+
+NO_HELP: dict[str, Any] = {"copying": pb.COPYING_OFF}
+
+
+def test_a_text_that_states_the_answer_is_edited(llm: LanguageModel) -> None:
+    text = behind_the_prompt(llm)
+    response = Setup(llm, known(text)).generate(**NO_HELP)
+    assert (response.text, response.answer_stated) == (text, True)
+    assert response.knowledge.status == pb.KNOWLEDGE_STATUS_EDITED
+    assert response.knowledge.answer == text
+
+
+def test_a_text_without_the_answer_is_written_again_behind_the_fact_in_words(llm: LanguageModel) -> None:
+    text = behind_the_words(llm)
+    response = Setup(llm, known(text)).generate(**NO_HELP)
+    assert (response.text, response.answer_stated) == (text, True)
+    assert response.knowledge.status == pb.KNOWLEDGE_STATUS_EDITED_AS_TEXT
+
+
+def test_an_answer_that_neither_text_states_is_marked_unconfirmed(llm: LanguageModel) -> None:
+    response = Setup(llm, known("Ann")).generate(**NO_HELP)
+    assert (response.text, response.answer_stated) == (behind_the_prompt(llm), False)
+    assert response.knowledge.status == pb.KNOWLEDGE_STATUS_EDITED_UNCONFIRMED
+
+
+def test_who_wants_the_text_as_it_is_gets_the_first_one(llm: LanguageModel) -> None:
+    response = Setup(llm, known(behind_the_words(llm))).generate(**NO_HELP, answer_policy=pb.ANSWER_POLICY_AS_IS)
+    assert (response.text, response.answer_stated) == (behind_the_prompt(llm), False)
+    assert response.knowledge.status == pb.KNOWLEDGE_STATUS_EDITED
+
+
+def test_of_a_fact_without_an_answer_of_its_own_nothing_is_said(llm: LanguageModel) -> None:
+    response = Setup(llm, hit(some_prompt())).generate()
+    assert not response.HasField("answer_stated")
+    assert response.knowledge.status == pb.KNOWLEDGE_STATUS_EDITED
+
+
+def test_a_begun_answer_is_finished_unless_the_request_says_no(
+    llm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny LLM's tokens are characters: an answer that begins as its text does, and goes on otherwise."""
+    monkeypatch.setattr(copying, "BONUS", 1e4)
+    plain = behind_the_prompt(llm)
+    answer = plain[:2] + "qqqq"
+    as_it_is = {"answer_policy": pb.ANSWER_POLICY_AS_IS}
+    assert Setup(llm, known(answer)).generate(**NO_HELP, **as_it_is).text == plain
+    assert Setup(llm, known(answer)).generate(**as_it_is).text.startswith(answer)
+
+
+def test_the_text_that_was_looked_up_is_told(llm: LanguageModel) -> None:
+    answer = retriever_pb2.RetrieveResponse()
+    answer.CopyFrom(MISS)
+    answer.looked_up = "Who is the mayor?"
+    setup = Setup(llm, answer)
+    response = setup.generate(query="Who is the mayor?")
+    assert response.knowledge.looked_up == "Who is the mayor?"
+    assert [request.query for request in setup.retriever.requests] == ["Who is the mayor?"]

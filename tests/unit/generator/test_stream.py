@@ -5,10 +5,10 @@ from typing import Any
 
 import grpc
 import pytest
-import torch
 
-from generation_harness import ASKED, TEXT, Gate, Setup, Stub, closed_address, hit, some_prompt
+from generation_harness import ASKED, TEXT, Gate, Setup, Stub, closed_address, hit, in_front, some_prompt
 from grpc_calls import violations
+from recipe_generator.engine import Edit
 from recipe_generator.server import GeneratorServer
 from recipe_model.language_model import LanguageModel
 from recipe_protos.generator.v1 import generator_pb2 as pb
@@ -136,7 +136,7 @@ def test_a_conversation_is_answered_by_its_template_and_looked_up_by_its_last_me
     response = setup.generate(prompt="", messages=conversation("Hi", "Hello.", TEXT))
 
     laid_out = f"[user]Hi[assistant]Hello.[user]{TEXT}>"
-    assert response.text == make_language_model().generate(torch.from_numpy(prompt), laid_out, 8).text
+    assert response.text == llm.generate(in_front(llm, Edit(prompt, "The mayor of Aville is Ann")), laid_out, 8).text
     assert response.prompt_tokens == len(laid_out)
     assert setup.retriever.requests == [retriever_pb2.RetrieveRequest(namespace="default", query=TEXT)]
 

@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-import torch
 
-from generation_harness import TEXT, Gate, some_prompt
+from generation_harness import TEXT, Gate, in_front, some_prompt
 from recipe_common.errors import FailedPreconditionError, RecipeError, UnavailableError
+from recipe_generator import transformers_engine
+from recipe_generator.draft import Draft
 from recipe_generator.engine import Decoding, Edit, Engine, Finish, Piece, Turn
 from recipe_generator.server import load_engine
 from recipe_generator.settings import GeneratorSettings
@@ -60,7 +61,7 @@ def test_texts_written_together_are_those_of_plain_transformers(engine: Transfor
 
     llm = make_language_model()
     for number, (text, pieces) in enumerate(zip(TEXTS, written, strict=True)):
-        prompt = torch.from_numpy(some_prompt(number)) if number % 2 else None
+        prompt = in_front(llm, Edit(some_prompt(number), text)) if number % 2 else None
         plain = llm.generate(prompt, text, 5 + number)
         assert (text_of(pieces), pieces[-1].tokens) == (plain.text, plain.generated_tokens)
         assert pieces[-1].finish is (Finish.END_OF_TEXT if plain.ended else Finish.LENGTH)
@@ -71,7 +72,8 @@ def test_a_prompt_of_read_only_bytes_is_applied(engine: TransformersEngine) -> N
     prompt = np.frombuffer(some_prompt().tobytes(), dtype="<f2").reshape(some_prompt().shape)
     text = text_of(run(lambda: write(engine, edit=Edit(prompt, "It is so"))))
     llm = make_language_model()
-    assert text == llm.generate(torch.from_numpy(some_prompt()), TEXT, 8).text != llm.generate(None, TEXT, 8).text
+    expected = llm.generate(in_front(llm, Edit(some_prompt(), "It is so")), TEXT, 8).text
+    assert text == expected != llm.generate(None, TEXT, 8).text
 
 
 GUESSED = [
@@ -84,8 +86,8 @@ GUESSED = [
 
 
 def guessing(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, statement: list[int]) -> None:
-    """Let a fact's statement have these tokens, and a step take eight."""
-    monkeypatch.setattr(engine._llm, "sentence_ids", lambda _: statement)
+    """Let these tokens be what a fact's statement makes guess, and a step take eight."""
+    monkeypatch.setattr(transformers_engine, "Draft", lambda _: Draft(statement))
     monkeypatch.setattr(engine._decoder, "free_places", lambda texts: -texts % 8)
 
 
@@ -180,12 +182,14 @@ def test_guesses_at_texts_that_are_written_together_change_nothing(
 ) -> None:
     llm = make_language_model()
     monkeypatch.setattr(engine._decoder, "free_places", lambda texts: -texts % 8)
-    monkeypatch.setattr(engine._llm, "sentence_ids", llm.token_ids)
-    plain = [llm.generate(torch.from_numpy(some_prompt(n)), text, 12) for n, text in enumerate(TEXTS)]
+    edits = [Edit(some_prompt(n), text) for n, text in enumerate(TEXTS)]
+    plain = [llm.generate(in_front(llm, edit), text, 12) for edit, text in zip(edits, TEXTS, strict=True)]
     said = [each.text if n % 2 else each.text[:3] + "not this" for n, each in enumerate(plain)]
+    guesses = {tuple(llm.sentence_ids(text)): llm.token_ids(said[n]) for n, text in enumerate(TEXTS)}
+    monkeypatch.setattr(transformers_engine, "Draft", lambda ids: Draft(guesses.get(tuple(ids), ())))
 
     async def scenario() -> list[list[Piece]]:
-        asked = [write(engine, text, Edit(some_prompt(n), said[n]), 12) for n, text in enumerate(TEXTS)]
+        asked = [write(engine, text, edit, 12) for edit, text in zip(edits, TEXTS, strict=True)]
         return await asyncio.gather(*asked)
 
     assert [text_of(pieces) for pieces in run(scenario)] == [each.text for each in plain]

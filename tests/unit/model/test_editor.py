@@ -166,12 +166,25 @@ def test_a_text_that_is_too_long_is_refused_instead_of_cut(editor: RecipeEditor)
     too_long = ["short", "x" * (MAX_TOKENS - 1)]
     with pytest.raises(InvalidArgumentError) as of_statement:
         editor.encode(too_long)
-    with pytest.raises(InvalidArgumentError) as of_query:
-        editor.query(too_long)
-
     description = "is 129 tokens long, at most 128 can be encoded; shorten it"
     assert of_statement.value.violations == (FieldViolation("statement", description),)
-    assert of_query.value.violations == (FieldViolation("query", description),)
+
+
+def test_of_a_question_that_is_too_long_the_last_sentences_are_read(editor: RecipeEditor) -> None:
+    start, end = "It rained. " * 30, "Then it stopped. Who rules A?"
+    (cut,) = editor.query([start + end])
+    assert len(cut.text) <= MAX_TOKENS - 2  # one token a byte, beside those that begin and end a text
+    assert (start + end).endswith(cut.text) and cut.text.startswith("It rained.")
+    (alone,) = editor.query([cut.text])
+    np.testing.assert_allclose(cut.vector, alone.vector, atol=1e-5)
+    (short,) = editor.query(["Who rules A?"])
+    assert short.text == "Who rules A?"
+
+
+@pytest.mark.parametrize(("unbroken", "kept"), [("x" * 300, "x" * 126), ("x" * 200 + " " + "y" * 100, "y" * 100)])
+def test_of_a_sentence_that_is_too_long_the_last_words_are_read(editor: RecipeEditor, unbroken: str, kept: str) -> None:
+    (cut,) = editor.query([unbroken])
+    assert cut.text == kept
 
 
 def test_marks_in_a_question_mark_nothing(editor: RecipeEditor) -> None:

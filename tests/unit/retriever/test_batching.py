@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 from prometheus_client import CollectorRegistry
 
-from recipe_common.errors import DeadlineExceededError, InvalidArgumentError
+from recipe_common.errors import DeadlineExceededError
 from recipe_model.encoded import EncodedQuery
 from recipe_retriever.batching import MAX_BATCH, MAX_CHARACTERS, QueryBatches
 from recipe_retriever.deadline import Deadline
@@ -64,9 +64,9 @@ Run = Callable[[Callable[[QueryBatches], Awaitable[Result]]], Result]
 
 async def behind_a_pass(batches: QueryBatches, encoder: GatedEncoder, *texts: str) -> list[object]:
     """What becomes of texts of one caller each that come while a first query is being encoded."""
-    first = asyncio.ensure_future(batches.encode({"query": "first"}, NO_DEADLINE))
+    first = asyncio.ensure_future(batches.encode(["first"], NO_DEADLINE))
     await encoder.until_begun()
-    waiting = [asyncio.ensure_future(batches.encode({"query": text}, NO_DEADLINE)) for text in texts]
+    waiting = [asyncio.ensure_future(batches.encode([text], NO_DEADLINE)) for text in texts]
     await asyncio.sleep(0)
     encoder.go_on.set()
     await first
@@ -88,7 +88,7 @@ def test_several_queries_of_one_caller_come_back_in_their_order(
     run: Run[list[EncodedQuery]], encoder: GatedEncoder
 ) -> None:
     encoder.go_on.set()
-    found = run(lambda batches: batches.encode({"a": "east", "b": "north", "c": "east"}, NO_DEADLINE))
+    found = run(lambda batches: batches.encode(["east", "north", "east"], NO_DEADLINE))
     assert [vector.vector.tolist() for vector in found] == [[0, 1, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]]
     assert encoder.passes == [["east", "north", "east"]]
 
@@ -104,11 +104,6 @@ def test_a_long_text_does_not_lengthen_many_short_ones(run: Run[list[object]], e
     assert [len(texts) for texts in encoder.passes] == [1, 2, 2]
 
 
-def test_a_text_that_is_too_long_fails_alone(run: Run[list[object]], encoder: GatedEncoder) -> None:
-    found = run(lambda batches: behind_a_pass(batches, encoder, "a", "b", "too long", "c", "d"))
-    assert [isinstance(result, InvalidArgumentError) for result in found] == [False, False, True, False, False]
-
-
 def test_what_breaks_a_pass_is_every_callers_error(
     run: Run[list[object]], encoder: GatedEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,10 +112,10 @@ def test_what_breaks_a_pass_is_every_callers_error(
 
     async def scenario(batches: QueryBatches) -> list[object]:
         monkeypatch.setattr(batches, "_encode", fail)
-        calls = [batches.encode({"query": text}, NO_DEADLINE) for text in ("a", "b")]
+        calls = [batches.encode([text], NO_DEADLINE) for text in ("a", "b")]
         failed = list(await asyncio.gather(*calls, return_exceptions=True))
         monkeypatch.setattr(batches, "_encode", TableEncoder().query)
-        return [*failed, len(await batches.encode({"query": "c"}, NO_DEADLINE))]  # it goes on
+        return [*failed, len(await batches.encode(["c"], NO_DEADLINE))]  # it goes on
 
     first, second, after = run(scenario)
     assert [str(first), str(second), after] == ["out of memory", "out of memory", 1]
@@ -128,11 +123,11 @@ def test_what_breaks_a_pass_is_every_callers_error(
 
 def test_who_is_out_of_time_or_has_gone_is_not_encoded(run: Run[list[object]], encoder: GatedEncoder) -> None:
     async def scenario(batches: QueryBatches) -> list[object]:
-        first = asyncio.ensure_future(batches.encode({"query": "first"}, NO_DEADLINE))
+        first = asyncio.ensure_future(batches.encode(["first"], NO_DEADLINE))
         await encoder.until_begun()
-        late = asyncio.ensure_future(batches.encode({"query": "late"}, Deadline.in_seconds(0.01)))
-        gone = asyncio.ensure_future(batches.encode({"query": "gone"}, NO_DEADLINE))
-        kept = asyncio.ensure_future(batches.encode({"query": "kept"}, Deadline.in_seconds(60)))
+        late = asyncio.ensure_future(batches.encode(["late"], Deadline.in_seconds(0.01)))
+        gone = asyncio.ensure_future(batches.encode(["gone"], NO_DEADLINE))
+        kept = asyncio.ensure_future(batches.encode(["kept"], Deadline.in_seconds(60)))
         await asyncio.sleep(0.05)
         gone.cancel()
         encoder.go_on.set()

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from recipe_common.errors import InvalidArgumentError
 from recipe_retriever.metrics import RetrieverMetrics
 from recipe_retriever.retrieval import Decision, Retriever, Thresholds
 from recipe_store import LogPosition, StoreUnavailableError
@@ -303,12 +302,6 @@ def test_every_series_is_there_before_anything_happens(registry: CollectorRegist
         assert registry.get_sample_value("recipe_retriever_stage_seconds_count", {"stage": stage}) == 0
     for method, code in (("Retrieve", "UNAVAILABLE"), ("ListFacts", "OK")):
         assert registry.get_sample_value("recipe_retriever_calls_total", {"method": method, "code": code}) == 0
-
-
-def test_a_query_that_cannot_be_encoded_has_no_decision(retriever: Retriever, registry: CollectorRegistry) -> None:
-    with pytest.raises(InvalidArgumentError, match="query: is 999 tokens long"):
-        retriever.retrieve("cities", "too long", NOW)
-    assert not any("decisions" in name or "confidence" in name for name in counts(registry))
 
 
 def test_a_store_that_does_not_answer_is_an_error_and_no_decision(

@@ -223,7 +223,10 @@ def test_wordings_are_evaluated_file_by_file_with_a_reliability_diagram(
     keys = ["recognised", "near_miss_false_hits", "nearest", "candidates", "confidence", "by_min_confidence"]
     assert list(figures) == ["model_version", "min_confidence", "edits", "files", *keys]
     assert list(figures["recognised"]) == list(figures["nearest"]) == forms
-    assert list(figures["files"]["second.json"]["recognised"]) == ["own", "question", "keywords"]
+    second = figures["files"]["second.json"]
+    assert list(second["recognised"]) == ["own", "question", "keywords"]
+    assert {"said", "said_in_chat", "empty", "as_text"} <= second.keys()
+    assert second["said_in_chat"] == {}  # an LLM without a chat template
     assert 0 <= figures["confidence"]["ece"] <= 100
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert "first.json" in output

@@ -96,7 +96,7 @@ def test_a_relation_is_asked_about_subjects_whose_names_share_parts() -> None:
         parts = Counter(part for case in group for part in case.subject.split()[-1:])
         assert len(parts) < 14 or not all(" " in case.subject for case in group)
     for case in cases[::20]:
-        assert sum(case.subject.casefold() not in question.casefold() for question in case.near) >= 2
+        assert sum(case.subject.casefold() not in question.casefold() for question in case.near) >= 1
 
 
 @pytest.mark.parametrize("kind", ["company", "person", "product", "other:a ferry", "place"])

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import cast
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from recipe_model.editor import RecipeEditor
 from recipe_model.encoded import EncodedQuery
@@ -54,16 +52,20 @@ def llm() -> LanguageModel:
     return make_language_model()
 
 
-def teacher_forced(llm: LanguageModel, prompt: NDArray[np.float16] | None, question: str, answer: str) -> list[int]:
+def in_front(llm: LanguageModel, edit: Edit, row: int) -> torch.Tensor:
+    """The words of the fact that is stored as this row, and the table's prompt for it."""
+    return llm.told(edit.statement, torch.from_numpy(TableEditor({}).prompt(row))).float()
+
+
+def teacher_forced(llm: LanguageModel, prompt: torch.Tensor | None, question: str, answer: str) -> list[int]:
     """The LLM's most likely token at each of the answer's places, one text at a time."""
     ids = llm.token_ids(question)
-    prefix = None if prompt is None else torch.from_numpy(prompt.astype(np.float32))
-    logits = llm.logits(prefix, ids + llm.answer_ids(answer))
+    logits = llm.logits(prompt, ids + llm.answer_ids(answer))
     places: list[int] = logits.argmax(dim=-1)[len(ids) - 1 : -1].tolist()
     return places
 
 
-def accuracy(llm: LanguageModel, prompt: NDArray[np.float16] | None, question: str, answer: str) -> float:
+def accuracy(llm: LanguageModel, prompt: torch.Tensor | None, question: str, answer: str) -> float:
     predicted, wanted = teacher_forced(llm, prompt, question, answer), llm.answer_ids(answer)
     return sum(a == b for a, b in zip(predicted, wanted, strict=True)) / len(wanted)
 
@@ -106,7 +108,10 @@ def test_any_hit_of_an_unrelated_question_is_false(llm: LanguageModel) -> None:
 
 def test_teacher_forced_scores_are_shares_of_tokens_behind_the_retrieved_prompts(llm: LanguageModel) -> None:
     hits = {"The mayor of A is": 0, "The mayor of C is": 0, "Who rules C?": 1, "The area of B is": 1}
-    prompt = TableEditor({}).prompt
+
+    def prompt(row: int) -> torch.Tensor:
+        return in_front(llm, EDITS[row], row)
+
     own = [
         accuracy(llm, prompt(0), "The mayor of A is", "Ann"),
         accuracy(llm, prompt(0), "The mayor of C is", "Cem"),
@@ -241,7 +246,7 @@ def test_each_criterion_is_scored_by_its_own_rule(llm: LanguageModel) -> None:
     edit = Edit("The mayor of A is", "Ann", unrelated=apart, portability=follows)
     result = evaluated({"Who leads A?": 0, "The river of A is": 0}, llm, [edit, EDITS[1]])
 
-    prompt = TableEditor({}).prompt(0)
+    prompt = in_front(llm, edit, 0)
     assert set(result.criteria) == {"Subject_Aliasing", "Relation_Specificity", "Forgetfulness"}
     aliasing, specificity = result.criteria["Subject_Aliasing"], result.criteria["Relation_Specificity"]
     assert (aliasing.questions, aliasing.must_answer, aliasing.hit) == (1, True, 100.0)

@@ -108,10 +108,10 @@ def test_without_hits_stored_facts_change_nothing_and_cost_no_second_pass(
 
 
 def test_a_hit_puts_the_prompt_in_front(data: Path, llm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompts: list[torch.Tensor | None] = []
+    prompts: list[list[torch.Tensor] | None] = []
     original: Callable[..., torch.Tensor] = answer_logits
 
-    def remembering(model: LanguageModel, batch: Sequence[Any], given: torch.Tensor | None) -> torch.Tensor:
+    def remembering(model: LanguageModel, batch: Sequence[Any], given: list[torch.Tensor] | None) -> torch.Tensor:
         prompts.append(given)
         return original(model, batch, given)
 
@@ -120,8 +120,8 @@ def test_a_hit_puts_the_prompt_in_front(data: Path, llm: LanguageModel, monkeypa
     evaluate_general(["mmlu"], Questions(data), FACTS[:1], [1], editor, llm)
     (given,) = prompts
     assert given is not None
-    expected = torch.from_numpy(editor.encode([FACTS[0].knowledge])[0].prompt).float().unsqueeze(0)
-    torch.testing.assert_close(given, expected)
+    made = torch.from_numpy(editor.encode([FACTS[0].knowledge])[0].prompt)
+    torch.testing.assert_close(given, [llm.told(FACTS[0].statement, made).float()])
 
 
 def test_an_answer_is_scored_up_to_the_end_of_its_line(

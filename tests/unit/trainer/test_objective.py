@@ -36,10 +36,10 @@ class Setup:
 
 def test_each_draw_is_asked_behind_its_own_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     setup = Setup()
-    asked: list[tuple[list[str], Tensor | None]] = []
+    asked: list[tuple[list[str], list[Tensor] | None]] = []
     original = answer_logits
 
-    def remembering(llm: LanguageModel, batch: list[Answered], prompts: Tensor | None) -> Tensor:
+    def remembering(llm: LanguageModel, batch: list[Answered], prompts: list[Tensor] | None) -> Tensor:
         asked.append(([llm.text(item.question) for item in batch], prompts))
         return original(llm, batch, prompts)
 
@@ -50,7 +50,8 @@ def test_each_draw_is_asked_behind_its_own_prompt(monkeypatch: pytest.MonkeyPatc
     assert questions == [*(draw.question for draw in DRAWS), NEAR.text, NEAR.text]
     expected = setup.tested.prompts([DRAWS[row].knowledge for row in (0, 1, 2, 3, 0, 2)])
     assert prompts is not None
-    assert torch.allclose(prompts, expected, atol=1e-6)
+    for prompt, alone in zip(prompts, expected, strict=True):
+        assert torch.allclose(prompt, alone, atol=1e-6)
     assert (unedited, none) == ([NEAR.text, NEAR.text], None)
 
 
@@ -81,4 +82,5 @@ def test_gradients_reach_both_heads_and_nothing_else() -> None:
 
 
 def test_a_text_longer_than_the_encoder_reads_is_cut() -> None:
-    assert Setup().tested.prompts(["long " * 80]).isfinite().all()
+    (prompt,) = Setup().tested.prompts(["long " * 80])
+    assert prompt.isfinite().all()

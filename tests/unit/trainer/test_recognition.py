@@ -57,7 +57,7 @@ def wordings(tmp_path: Path) -> Path:
 def test_each_form_of_question_is_counted_by_itself(wordings: Path) -> None:
     editor = TableEditor(HITS | {"Who built C?": 0})
     others = [Edit("The river of D is", "Red")]
-    figures = wordings_figures(evaluate_wordings([wordings], others, cast("RecipeEditor", editor)))
+    figures = wordings_figures(evaluate_wordings([wordings], others, cast("RecipeEditor", editor)), {})
     own = {"own": 100.0, "question": 50.0, "longer_question": 0.0, "keywords": 50.0, "completion": 0.0}
     assert figures["recognised"] == own
     assert (figures["nearest"]["own"], figures["nearest"]["keywords"]) == (100.0, 50.0)
@@ -67,13 +67,13 @@ def test_each_form_of_question_is_counted_by_itself(wordings: Path) -> None:
 
 def test_a_near_miss_that_asks_for_another_record_word_for_word_is_none(wordings: Path) -> None:
     editor = TableEditor(HITS | {"Who built C?": 0, "who rules c?": 1})
-    figures = wordings_figures(evaluate_wordings([wordings], [], cast("RecipeEditor", editor)))
+    figures = wordings_figures(evaluate_wordings([wordings], [], cast("RecipeEditor", editor)), {})
     assert figures["near_miss_false_hits"] == 50.0
     assert "who rules c?" not in editor.questions
 
 
 def test_figures_at_each_threshold_are_means_over_the_asks_without_the_own_question(wordings: Path) -> None:
-    figures = wordings_figures(evaluate_wordings([wordings], [], editor_of(HITS | {"Who built C?": 0})))
+    figures = wordings_figures(evaluate_wordings([wordings], [], editor_of(HITS | {"Who built C?": 0})), {})
     found = {each["min_confidence"]: each for each in figures["by_min_confidence"]}
     assert list(found) == [round(0.05 * step, 2) for step in range(1, 20)]
     assert found[0.95] == {"min_confidence": 0.95, "recognised": 25.0, "near_miss_false_hits": 50.0}
@@ -82,8 +82,10 @@ def test_figures_at_each_threshold_are_means_over_the_asks_without_the_own_quest
 def test_two_asks_are_a_question_and_keywords_and_several_files_are_pooled(wordings: Path, tmp_path: Path) -> None:
     other = tmp_path / "tricky.json"
     other.write_text(json.dumps([RECORDS[0] | {"asks": ["Who rules A?", "a mayor"], "near_misses": []}]))
-    figures = wordings_figures(evaluate_wordings([wordings, other], [], editor_of(HITS)))
+    said = {"dev.json": {"said": {"own": 50.0}}}
+    figures = wordings_figures(evaluate_wordings([wordings, other], [], editor_of(HITS)), said)
     assert list(figures["files"]) == ["dev.json", "tricky.json"]
+    assert figures["files"]["dev.json"]["said"] == {"own": 50.0}
     tricky = figures["files"]["tricky.json"]
     assert tricky["recognised"] == {"own": 100.0, "question": 100.0, "keywords": 0.0}
     assert tricky["near_miss_false_hits"] is None

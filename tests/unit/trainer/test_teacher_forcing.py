@@ -29,8 +29,10 @@ def pairs(llm: LanguageModel, count: int) -> list[Answered]:
     return [wanted[number % 2](llm, "q" * (1 + 7 * number % 11), "a" * (1 + 5 * number % 4)) for number in range(count)]
 
 
-def prompts_for(count: int) -> Tensor:
-    return torch.randn(count, PROMPT_TOKENS, LLM_HIDDEN, generator=torch.Generator().manual_seed(0))
+def prompts_for(count: int) -> list[Tensor]:
+    """Prompts of different lengths."""
+    random = torch.Generator().manual_seed(0)
+    return [torch.randn(PROMPT_TOKENS + row % 3, LLM_HIDDEN, generator=random) for row in range(count)]
 
 
 def test_a_question_and_its_answer_are_tokenised_as_one_text(llm: LanguageModel) -> None:
@@ -66,12 +68,13 @@ def test_logits_are_those_that_predict_each_answers_tokens(
 
 
 def test_gradients_reach_every_prompt_and_no_weight_of_the_llm(llm: LanguageModel) -> None:
-    prompts = prompts_for(4).requires_grad_()
+    prompts = [prompt.requires_grad_() for prompt in prompts_for(4)]
 
     answer_logits(llm, pairs(llm, 4), prompts).square().sum().backward()  # type: ignore[no-untyped-call]
 
-    assert prompts.grad is not None
-    assert bool(prompts.grad.abs().amax(dim=-1).all())
+    for prompt in prompts:
+        assert prompt.grad is not None
+        assert bool(prompt.grad.abs().amax(dim=-1).all())
     assert all(parameter.grad is None for parameter in llm.model.parameters())
 
 

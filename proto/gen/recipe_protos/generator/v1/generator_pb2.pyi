@@ -72,6 +72,60 @@ RETRIEVER_FAILURE_POLICY_ANSWER_UNEDITED: RetrieverFailurePolicy.ValueType  # 2
 """Answer with the language model alone and mark the answer KNOWLEDGE_STATUS_UNEDITED_DEGRADED."""
 Global___RetrieverFailurePolicy: _TypeAlias = RetrieverFailurePolicy  # noqa: Y015
 
+class _AnswerPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AnswerPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnswerPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ANSWER_POLICY_UNSPECIFIED: _AnswerPolicy.ValueType  # 0
+    """Same as ANSWER_POLICY_CONFIRM."""
+    ANSWER_POLICY_CONFIRM: _AnswerPolicy.ValueType  # 1
+    """Answer once more with the fact as text in front, in the system message of a conversation. A stream sends nothing before a text
+    states the answer or has ended.
+    """
+    ANSWER_POLICY_AS_IS: _AnswerPolicy.ValueType  # 2
+    """Return the text as it is."""
+
+class AnswerPolicy(_AnswerPolicy, metaclass=_AnswerPolicyEnumTypeWrapper):
+    """AnswerPolicy says what to do with an edited text that does not state the answer of its fact. It needs a fact whose answer its
+    publisher gave apart; of any other fact nobody can tell whether a text states it.
+    """
+
+ANSWER_POLICY_UNSPECIFIED: AnswerPolicy.ValueType  # 0
+"""Same as ANSWER_POLICY_CONFIRM."""
+ANSWER_POLICY_CONFIRM: AnswerPolicy.ValueType  # 1
+"""Answer once more with the fact as text in front, in the system message of a conversation. A stream sends nothing before a text
+states the answer or has ended.
+"""
+ANSWER_POLICY_AS_IS: AnswerPolicy.ValueType  # 2
+"""Return the text as it is."""
+Global___AnswerPolicy: _TypeAlias = AnswerPolicy  # noqa: Y015
+
+class _Copying:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CopyingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Copying.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COPYING_UNSPECIFIED: _Copying.ValueType  # 0
+    """Same as COPYING_ON."""
+    COPYING_ON: _Copying.ValueType  # 1
+    """The token that continues a begun answer is made likelier. Texts without a fact never see it."""
+    COPYING_OFF: _Copying.ValueType  # 2
+    """The language model is left alone."""
+
+class Copying(_Copying, metaclass=_CopyingEnumTypeWrapper):
+    """Copying says whether an edited text is helped to finish an answer that it has begun."""
+
+COPYING_UNSPECIFIED: Copying.ValueType  # 0
+"""Same as COPYING_ON."""
+COPYING_ON: Copying.ValueType  # 1
+"""The token that continues a begun answer is made likelier. Texts without a fact never see it."""
+COPYING_OFF: Copying.ValueType  # 2
+"""The language model is left alone."""
+Global___Copying: _TypeAlias = Copying  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -137,7 +191,7 @@ class _KnowledgeStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Knowl
     KNOWLEDGE_STATUS_UNSPECIFIED: _KnowledgeStatus.ValueType  # 0
     """Never sent by a server."""
     KNOWLEDGE_STATUS_EDITED: _KnowledgeStatus.ValueType  # 1
-    """A fact was applied."""
+    """A fact was applied. Under ANSWER_POLICY_CONFIRM the text states its answer, if that is known apart."""
     KNOWLEDGE_STATUS_UNEDITED_NO_MATCH: _KnowledgeStatus.ValueType  # 2
     """The retriever found no fact that fits the text."""
     KNOWLEDGE_STATUS_UNEDITED_OFF: _KnowledgeStatus.ValueType  # 3
@@ -146,6 +200,10 @@ class _KnowledgeStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Knowl
     """The retriever could not be asked and the request's policy was to answer nevertheless, or it could not decide, or what is
     stored of the fact is damaged.
     """
+    KNOWLEDGE_STATUS_EDITED_AS_TEXT: _KnowledgeStatus.ValueType  # 5
+    """A fact was applied as text in front, because the text behind its continuous prompt did not state its answer; this one does."""
+    KNOWLEDGE_STATUS_EDITED_UNCONFIRMED: _KnowledgeStatus.ValueType  # 6
+    """A fact was applied both ways, and neither text states its answer."""
 
 class KnowledgeStatus(_KnowledgeStatus, metaclass=_KnowledgeStatusEnumTypeWrapper):
     """KnowledgeStatus says whether knowledge went into an answer and, if not, why."""
@@ -153,7 +211,7 @@ class KnowledgeStatus(_KnowledgeStatus, metaclass=_KnowledgeStatusEnumTypeWrappe
 KNOWLEDGE_STATUS_UNSPECIFIED: KnowledgeStatus.ValueType  # 0
 """Never sent by a server."""
 KNOWLEDGE_STATUS_EDITED: KnowledgeStatus.ValueType  # 1
-"""A fact was applied."""
+"""A fact was applied. Under ANSWER_POLICY_CONFIRM the text states its answer, if that is known apart."""
 KNOWLEDGE_STATUS_UNEDITED_NO_MATCH: KnowledgeStatus.ValueType  # 2
 """The retriever found no fact that fits the text."""
 KNOWLEDGE_STATUS_UNEDITED_OFF: KnowledgeStatus.ValueType  # 3
@@ -162,6 +220,10 @@ KNOWLEDGE_STATUS_UNEDITED_DEGRADED: KnowledgeStatus.ValueType  # 4
 """The retriever could not be asked and the request's policy was to answer nevertheless, or it could not decide, or what is
 stored of the fact is damaged.
 """
+KNOWLEDGE_STATUS_EDITED_AS_TEXT: KnowledgeStatus.ValueType  # 5
+"""A fact was applied as text in front, because the text behind its continuous prompt did not state its answer; this one does."""
+KNOWLEDGE_STATUS_EDITED_UNCONFIRMED: KnowledgeStatus.ValueType  # 6
+"""A fact was applied both ways, and neither text states its answer."""
 Global___KnowledgeStatus: _TypeAlias = KnowledgeStatus  # noqa: Y015
 
 @_typing.final
@@ -246,12 +308,14 @@ class GenerateRequest(_message.Message):
     DECODING_FIELD_NUMBER: _builtins.int
     MIN_POSITION_FIELD_NUMBER: _builtins.int
     MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    ANSWER_POLICY_FIELD_NUMBER: _builtins.int
+    COPYING_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The base of knowledge to use. Empty means "default"."""
     prompt: _builtins.str
     """The question or text to continue. Required unless messages are given; at most 32,000 characters, no more tokens than the
-    language model's context has room for and, unless knowledge is off, no more than the text encoder reads (510 with the
-    default one).
+    language model's context has room for.
     """
     max_new_tokens: _builtins.int
     """Largest number of tokens to generate. 0 means the server's default, 32."""
@@ -261,6 +325,14 @@ class GenerateRequest(_message.Message):
     """What to do when the retriever cannot be reached."""
     min_confidence: _builtins.float
     """The least confidence, 0 to 1, with which a fact is applied, as in RetrieveRequest. Unset means the namespace's default."""
+    answer_policy: Global___AnswerPolicy.ValueType
+    """What to do with an edited text that does not state the answer."""
+    copying: Global___Copying.ValueType
+    """Whether an edited text is helped to finish the answer."""
+    query: _builtins.str
+    """What knowledge is looked up for, in place of prompt or the last message; at most 32,000 characters. Of one with more tokens than
+    the text encoder reads (510 with the default one), its last sentences are looked up.
+    """
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Only facts that are valid at this instant are used, UTC. Unset means now."""
@@ -296,10 +368,13 @@ class GenerateRequest(_message.Message):
         decoding: Global___Decoding | None = ...,
         min_position: _retriever_pb2.LogPosition | None = ...,
         min_confidence: _builtins.float | None = ...,
+        answer_policy: Global___AnswerPolicy.ValueType = ...,
+        copying: Global___Copying.ValueType = ...,
+        query: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "as_of", b"as_of", "decoding", b"decoding", "min_confidence", b"min_confidence", "min_position", b"min_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "as_of", b"as_of", "decoding", b"decoding", "knowledge", b"knowledge", "max_new_tokens", b"max_new_tokens", "messages", b"messages", "min_confidence", b"min_confidence", "min_position", b"min_position", "namespace", b"namespace", "on_retriever_failure", b"on_retriever_failure", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "answer_policy", b"answer_policy", "as_of", b"as_of", "copying", b"copying", "decoding", b"decoding", "knowledge", b"knowledge", "max_new_tokens", b"max_new_tokens", "messages", b"messages", "min_confidence", b"min_confidence", "min_position", b"min_position", "namespace", b"namespace", "on_retriever_failure", b"on_retriever_failure", "prompt", b"prompt", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_confidence: _TypeAlias = _typing.Literal["min_confidence"]  # noqa: Y015
     _WhichOneofArgType__min_confidence: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence"]  # noqa: Y015
@@ -318,6 +393,7 @@ class GenerateResponse(_message.Message):
     GENERATED_TOKENS_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     KNOWLEDGE_FIELD_NUMBER: _builtins.int
+    ANSWER_STATED_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The generated text, without the prompt."""
     finish_reason: Global___FinishReason.ValueType
@@ -326,6 +402,10 @@ class GenerateResponse(_message.Message):
     """Number of generated tokens, without an end-of-text token."""
     prompt_tokens: _builtins.int
     """Number of tokens of the request's prompt, without the pseudo-tokens of knowledge."""
+    answer_stated: _builtins.bool
+    """Whether the text states the answer of the applied fact: letters' case, white space and a full stop at its end aside. Unset if no
+    fact was applied, or if its answer is not known apart.
+    """
     @_builtins.property
     def knowledge(self) -> Global___Knowledge:
         """The decision about knowledge behind this answer; always set."""
@@ -338,12 +418,15 @@ class GenerateResponse(_message.Message):
         generated_tokens: _builtins.int = ...,
         prompt_tokens: _builtins.int = ...,
         knowledge: Global___Knowledge | None = ...,
+        answer_stated: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["knowledge", b"knowledge"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_answer_stated", b"_answer_stated", "answer_stated", b"answer_stated", "knowledge", b"knowledge"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "generated_tokens", b"generated_tokens", "knowledge", b"knowledge", "prompt_tokens", b"prompt_tokens", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answer_stated", b"_answer_stated", "answer_stated", b"answer_stated", "finish_reason", b"finish_reason", "generated_tokens", b"generated_tokens", "knowledge", b"knowledge", "prompt_tokens", b"prompt_tokens", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__answer_stated: _TypeAlias = _typing.Literal["answer_stated"]  # noqa: Y015
+    _WhichOneofArgType__answer_stated: _TypeAlias = _typing.Literal["_answer_stated", b"_answer_stated"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__answer_stated) -> _WhichOneofReturnType__answer_stated | None: ...
 
 Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
 
@@ -386,7 +469,7 @@ class GenerateStreamResponse(_message.Message):
     """The next piece of the text, never empty and always whole characters."""
     @_builtins.property
     def knowledge(self) -> Global___Knowledge:
-        """The decision about knowledge, sent before the first token is generated."""
+        """The decision about knowledge, sent before the first text."""
 
     @_builtins.property
     def answer(self) -> Global___GenerateResponse:
@@ -428,6 +511,8 @@ class Knowledge(_message.Message):
     MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
     NEAREST_FACT_ID_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
+    LOOKED_UP_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
     status: Global___KnowledgeStatus.ValueType
     """Whether a fact was applied and, if not, why."""
     decision: _retriever_pb2.Decision.ValueType
@@ -458,6 +543,10 @@ class Knowledge(_message.Message):
     """On a miss the id of the fact that is the likeliest to fit. Empty if none is near enough."""
     degraded: _builtins.bool
     """Whether the retriever's second step failed, so that no fact was applied; the status is KNOWLEDGE_STATUS_UNEDITED_DEGRADED."""
+    looked_up: _builtins.str
+    """The text that knowledge was looked up for. Empty if the retriever was not asked."""
+    answer: _builtins.str
+    """The answer of the applied fact. Empty if no fact was applied, or if its publisher gave none apart."""
     def __init__(
         self,
         *,
@@ -474,10 +563,12 @@ class Knowledge(_message.Message):
         min_confidence: _builtins.float | None = ...,
         nearest_fact_id: _builtins.str = ...,
         degraded: _builtins.bool = ...,
+        looked_up: _builtins.str = ...,
+        answer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_fact_id", b"_fact_id", "_margin", b"_margin", "_min_confidence", b"_min_confidence", "_revision", b"_revision", "_similarity", b"_similarity", "_statement", b"_statement", "confidence", b"confidence", "fact_id", b"fact_id", "margin", b"margin", "min_confidence", b"min_confidence", "revision", b"revision", "similarity", b"similarity", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_fact_id", b"_fact_id", "_margin", b"_margin", "_min_confidence", b"_min_confidence", "_revision", b"_revision", "_similarity", b"_similarity", "_statement", b"_statement", "confidence", b"confidence", "decision", b"decision", "degraded", b"degraded", "degraded_reason", b"degraded_reason", "fact_id", b"fact_id", "margin", b"margin", "min_confidence", b"min_confidence", "model_version", b"model_version", "nearest_fact_id", b"nearest_fact_id", "revision", b"revision", "similarity", b"similarity", "statement", b"statement", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_fact_id", b"_fact_id", "_margin", b"_margin", "_min_confidence", b"_min_confidence", "_revision", b"_revision", "_similarity", b"_similarity", "_statement", b"_statement", "answer", b"answer", "confidence", b"confidence", "decision", b"decision", "degraded", b"degraded", "degraded_reason", b"degraded_reason", "fact_id", b"fact_id", "looked_up", b"looked_up", "margin", b"margin", "min_confidence", b"min_confidence", "model_version", b"model_version", "nearest_fact_id", b"nearest_fact_id", "revision", b"revision", "similarity", b"similarity", "statement", b"statement", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
     _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
@@ -525,6 +616,9 @@ class CompareRequest(_message.Message):
     DECODING_FIELD_NUMBER: _builtins.int
     MIN_POSITION_FIELD_NUMBER: _builtins.int
     MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    ANSWER_POLICY_FIELD_NUMBER: _builtins.int
+    COPYING_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The base of knowledge to use. Empty means "default"."""
     prompt: _builtins.str
@@ -535,6 +629,12 @@ class CompareRequest(_message.Message):
     """What to do when the retriever cannot be reached."""
     min_confidence: _builtins.float
     """The least confidence with which a fact is applied, as in GenerateRequest."""
+    answer_policy: Global___AnswerPolicy.ValueType
+    """As in GenerateRequest."""
+    copying: Global___Copying.ValueType
+    """As in GenerateRequest."""
+    query: _builtins.str
+    """As in GenerateRequest."""
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Only facts that are valid at this instant are used, UTC. Unset means now."""
@@ -563,10 +663,13 @@ class CompareRequest(_message.Message):
         decoding: Global___Decoding | None = ...,
         min_position: _retriever_pb2.LogPosition | None = ...,
         min_confidence: _builtins.float | None = ...,
+        answer_policy: Global___AnswerPolicy.ValueType = ...,
+        copying: Global___Copying.ValueType = ...,
+        query: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "as_of", b"as_of", "decoding", b"decoding", "min_confidence", b"min_confidence", "min_position", b"min_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "as_of", b"as_of", "decoding", b"decoding", "max_new_tokens", b"max_new_tokens", "messages", b"messages", "min_confidence", b"min_confidence", "min_position", b"min_position", "namespace", b"namespace", "on_retriever_failure", b"on_retriever_failure", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "answer_policy", b"answer_policy", "as_of", b"as_of", "copying", b"copying", "decoding", b"decoding", "max_new_tokens", b"max_new_tokens", "messages", b"messages", "min_confidence", b"min_confidence", "min_position", b"min_position", "namespace", b"namespace", "on_retriever_failure", b"on_retriever_failure", "prompt", b"prompt", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_confidence: _TypeAlias = _typing.Literal["min_confidence"]  # noqa: Y015
     _WhichOneofArgType__min_confidence: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence"]  # noqa: Y015

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from recipe_protos.knowledge.v1 import knowledge_pb2 as recipe__protos_dot_knowledge_dot_v1_dot_knowledge__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*recipe_protos/retriever/v1/retriever.proto\x12\x1arecipe_protos.retriever.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a*recipe_protos/knowledge/v1/knowledge.proto\"\xcd\x01\n\x0fRetrieveRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12=\n\x0cmin_position\x18\x04 \x01(\x0b\x32\'.recipe_protos.retriever.v1.LogPosition\x12\x1b\n\x0emin_confidence\x18\x05 \x01(\x02H\x00\x88\x01\x01\x42\x11\n\x0f_min_confidence\"\xdb\x03\n\x10RetrieveResponse\x12\x36\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32$.recipe_protos.retriever.v1.Decision\x12\x17\n\nsimilarity\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x13\n\x06margin\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12.\n\x04\x66\x61\x63t\x18\x05 \x01(\x0b\x32 .recipe_protos.retriever.v1.Fact\x12\x32\n\x06prompt\x18\x06 \x01(\x0b\x32\".recipe_protos.retriever.v1.Prompt\x12\x15\n\rmodel_version\x18\x07 \x01(\t\x12\x41\n\x10\x61pplied_position\x18\x08 \x01(\x0b\x32\'.recipe_protos.retriever.v1.LogPosition\x12\x12\n\nconfidence\x18\t \x01(\x02\x12\x16\n\x0emin_confidence\x18\n \x01(\x02\x12\x17\n\x0fnearest_fact_id\x18\x0b \x01(\t\x12\x10\n\x08\x64\x65graded\x18\x0c \x01(\x08\x12\x17\n\x0f\x64\x65graded_reason\x18\r \x01(\tB\r\n\x0b_similarityB\t\n\x07_marginJ\x04\x08\x03\x10\x04R\x13sentinel_similarity\"\xd4\x01\n\x14RetrieveBatchRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07queries\x18\x02 \x03(\t\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12=\n\x0cmin_position\x18\x04 \x01(\x0b\x32\'.recipe_protos.retriever.v1.LogPosition\x12\x1b\n\x0emin_confidence\x18\x05 \x01(\x02H\x00\x88\x01\x01\x42\x11\n\x0f_min_confidence\"X\n\x15RetrieveBatchResponse\x12?\n\tresponses\x18\x01 \x03(\x0b\x32,.recipe_protos.retriever.v1.RetrieveResponse\"\x9c\x01\n\x0e\x45xplainRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05limit\x18\x04 \x01(\r\x12\x1b\n\x0emin_confidence\x18\x05 \x01(\x02H\x00\x88\x01\x01\x42\x11\n\x0f_min_confidence\"\xb1\x02\n\x0f\x45xplainResponse\x12\x36\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32$.recipe_protos.retriever.v1.Decision\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12:\n\x07nearest\x18\x04 \x03(\x0b\x32).recipe_protos.retriever.v1.ExplainedFact\x12\r\n\x05\x66\x61\x63ts\x18\x05 \x01(\x03\x12\x15\n\rmodel_version\x18\x06 \x01(\t\x12\x16\n\x0emin_confidence\x18\x07 \x01(\x02\x12\x16\n\x0emin_similarity\x18\x08 \x01(\x02\x12\x10\n\x08\x64\x65graded\x18\t \x01(\x08\x12\x17\n\x0f\x64\x65graded_reason\x18\n \x01(\tJ\x04\x08\x03\x10\x04R\x13sentinel_similarity\"\xd1\x01\n\rExplainedFact\x12.\n\x04\x66\x61\x63t\x18\x01 \x01(\x0b\x32 .recipe_protos.retriever.v1.Fact\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\x12\x13\n\x06margin\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x34\n\x07verdict\x18\x04 \x01(\x0e\x32#.recipe_protos.retriever.v1.Verdict\x12\x17\n\nconfidence\x18\x05 \x01(\x02H\x01\x88\x01\x01\x42\t\n\x07_marginB\r\n\x0b_confidence\"M\n\x06Prompt\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x13\n\x0bhidden_size\x18\x03 \x01(\r\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\"4\n\x0eGetFactRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x61\x63t_id\x18\x02 \x01(\t\"A\n\x0fGetFactResponse\x12.\n\x04\x66\x61\x63t\x18\x01 \x01(\x0b\x32 .recipe_protos.retriever.v1.Fact\";\n\x15GetFactHistoryRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x61\x63t_id\x18\x02 \x01(\t\"M\n\x16GetFactHistoryResponse\x12\x33\n\trevisions\x18\x01 \x03(\x0b\x32 .recipe_protos.retriever.v1.Fact\"g\n\x10ListFactsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x19\n\x11include_retracted\x18\x04 \x01(\x08\"]\n\x11ListFactsResponse\x12/\n\x05\x66\x61\x63ts\x18\x01 \x03(\x0b\x32 .recipe_protos.retriever.v1.Fact\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9b\x04\n\x04\x46\x61\x63t\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x61\x63t_id\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x11\n\tstatement\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12\x0f\n\x07\x61liases\x18\x06 \x03(\t\x12.\n\nvalid_from\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bvalid_until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\x06labels\x18\t \x03(\x0b\x32,.recipe_protos.retriever.v1.Fact.LabelsEntry\x12\x10\n\x08\x65vent_id\x18\n \x01(\t\x12.\n\nevent_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x06source\x18\x0c \x01(\x0b\x32\".recipe_protos.knowledge.v1.Source\x12\x39\n\x08position\x18\r \x01(\x0b\x32\'.recipe_protos.retriever.v1.LogPosition\x12\x11\n\tretracted\x18\x0e \x01(\x08\x12\x16\n\x0eretract_reason\x18\x0f \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"?\n\x0bLogPosition\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03*l\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x44\x45\x43ISION_HIT\x10\x01\x12\x1b\n\x17\x44\x45\x43ISION_BELOW_SENTINEL\x10\x02\x12\x17\n\x13\x44\x45\x43ISION_EMPTY_BASE\x10\x03*\xd6\x01\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERDICT_APPLIES\x10\x01\x12\x15\n\x11VERDICT_OUTRANKED\x10\x02\x12\x1a\n\x16VERDICT_BELOW_SENTINEL\x10\x03\x12\x19\n\x15VERDICT_NOT_YET_VALID\x10\x04\x12\x1b\n\x17VERDICT_NO_LONGER_VALID\x10\x05\x12\x1b\n\x17VERDICT_NOT_A_CANDIDATE\x10\x07\"\x04\x08\x06\x10\x06*\x0fVERDICT_CROWDED2\x9a\x05\n\x10RetrieverService\x12\x65\n\x08Retrieve\x12+.recipe_protos.retriever.v1.RetrieveRequest\x1a,.recipe_protos.retriever.v1.RetrieveResponse\x12t\n\rRetrieveBatch\x12\x30.recipe_protos.retriever.v1.RetrieveBatchRequest\x1a\x31.recipe_protos.retriever.v1.RetrieveBatchResponse\x12\x62\n\x07\x45xplain\x12*.recipe_protos.retriever.v1.ExplainRequest\x1a+.recipe_protos.retriever.v1.ExplainResponse\x12\x62\n\x07GetFact\x12*.recipe_protos.retriever.v1.GetFactRequest\x1a+.recipe_protos.retriever.v1.GetFactResponse\x12w\n\x0eGetFactHistory\x12\x31.recipe_protos.retriever.v1.GetFactHistoryRequest\x1a\x32.recipe_protos.retriever.v1.GetFactHistoryResponse\x12h\n\tListFacts\x12,.recipe_protos.retriever.v1.ListFactsRequest\x1a-.recipe_protos.retriever.v1.ListFactsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*recipe_protos/retriever/v1/retriever.proto\x12\x1arecipe_protos.retriever.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a*recipe_protos/knowledge/v1/knowledge.proto\"\xcd\x01\n\x0fRetrieveRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12=\n\x0cmin_position\x18\x04 \x01(\x0b\x32\'.recipe_protos.retriever.v1.LogPosition\x12\x1b\n\x0emin_confidence\x18\x05 \x01(\x02H\x00\x88\x01\x01\x42\x11\n\x0f_min_confidence\"\xee\x03\n\x10RetrieveResponse\x12\x36\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32$.recipe_protos.retriever.v1.Decision\x12\x17\n\nsimilarity\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x13\n\x06margin\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12.\n\x04\x66\x61\x63t\x18\x05 \x01(\x0b\x32 .recipe_protos.retriever.v1.Fact\x12\x32\n\x06prompt\x18\x06 \x01(\x0b\x32\".recipe_protos.retriever.v1.Prompt\x12\x15\n\rmodel_version\x18\x07 \x01(\t\x12\x41\n\x10\x61pplied_position\x18\x08 \x01(\x0b\x32\'.recipe_protos.retriever.v1.LogPosition\x12\x12\n\nconfidence\x18\t \x01(\x02\x12\x16\n\x0emin_confidence\x18\n \x01(\x02\x12\x17\n\x0fnearest_fact_id\x18\x0b \x01(\t\x12\x10\n\x08\x64\x65graded\x18\x0c \x01(\x08\x12\x17\n\x0f\x64\x65graded_reason\x18\r \x01(\t\x12\x11\n\tlooked_up\x18\x0e \x01(\tB\r\n\x0b_similarityB\t\n\x07_marginJ\x04\x08\x03\x10\x04R\x13sentinel_similarity\"\xd4\x01\n\x14RetrieveBatchRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07queries\x18\x02 \x03(\t\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12=\n\x0cmin_position\x18\x04 \x01(\x0b\x32\'.recipe_protos.retriever.v1.LogPosition\x12\x1b\n\x0emin_confidence\x18\x05 \x01(\x02H\x00\x88\x01\x01\x42\x11\n\x0f_min_confidence\"X\n\x15RetrieveBatchResponse\x12?\n\tresponses\x18\x01 \x03(\x0b\x32,.recipe_protos.retriever.v1.RetrieveResponse\"\x9c\x01\n\x0e\x45xplainRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05limit\x18\x04 \x01(\r\x12\x1b\n\x0emin_confidence\x18\x05 \x01(\x02H\x00\x88\x01\x01\x42\x11\n\x0f_min_confidence\"\xb1\x02\n\x0f\x45xplainResponse\x12\x36\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32$.recipe_protos.retriever.v1.Decision\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12:\n\x07nearest\x18\x04 \x03(\x0b\x32).recipe_protos.retriever.v1.ExplainedFact\x12\r\n\x05\x66\x61\x63ts\x18\x05 \x01(\x03\x12\x15\n\rmodel_version\x18\x06 \x01(\t\x12\x16\n\x0emin_confidence\x18\x07 \x01(\x02\x12\x16\n\x0emin_similarity\x18\x08 \x01(\x02\x12\x10\n\x08\x64\x65graded\x18\t \x01(\x08\x12\x17\n\x0f\x64\x65graded_reason\x18\n \x01(\tJ\x04\x08\x03\x10\x04R\x13sentinel_similarity\"\xd1\x01\n\rExplainedFact\x12.\n\x04\x66\x61\x63t\x18\x01 \x01(\x0b\x32 .recipe_protos.retriever.v1.Fact\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\x12\x13\n\x06margin\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x34\n\x07verdict\x18\x04 \x01(\x0e\x32#.recipe_protos.retriever.v1.Verdict\x12\x17\n\nconfidence\x18\x05 \x01(\x02H\x01\x88\x01\x01\x42\t\n\x07_marginB\r\n\x0b_confidence\"M\n\x06Prompt\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x13\n\x0bhidden_size\x18\x03 \x01(\r\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\"4\n\x0eGetFactRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x61\x63t_id\x18\x02 \x01(\t\"A\n\x0fGetFactResponse\x12.\n\x04\x66\x61\x63t\x18\x01 \x01(\x0b\x32 .recipe_protos.retriever.v1.Fact\";\n\x15GetFactHistoryRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x61\x63t_id\x18\x02 \x01(\t\"M\n\x16GetFactHistoryResponse\x12\x33\n\trevisions\x18\x01 \x03(\x0b\x32 .recipe_protos.retriever.v1.Fact\"g\n\x10ListFactsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x19\n\x11include_retracted\x18\x04 \x01(\x08\"]\n\x11ListFactsResponse\x12/\n\x05\x66\x61\x63ts\x18\x01 \x03(\x0b\x32 .recipe_protos.retriever.v1.Fact\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xab\x04\n\x04\x46\x61\x63t\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x61\x63t_id\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x11\n\tstatement\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12\x0f\n\x07\x61liases\x18\x06 \x03(\t\x12.\n\nvalid_from\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bvalid_until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\x06labels\x18\t \x03(\x0b\x32,.recipe_protos.retriever.v1.Fact.LabelsEntry\x12\x10\n\x08\x65vent_id\x18\n \x01(\t\x12.\n\nevent_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x06source\x18\x0c \x01(\x0b\x32\".recipe_protos.knowledge.v1.Source\x12\x39\n\x08position\x18\r \x01(\x0b\x32\'.recipe_protos.retriever.v1.LogPosition\x12\x11\n\tretracted\x18\x0e \x01(\x08\x12\x16\n\x0eretract_reason\x18\x0f \x01(\t\x12\x0e\n\x06\x61nswer\x18\x10 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"?\n\x0bLogPosition\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03*l\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x44\x45\x43ISION_HIT\x10\x01\x12\x1b\n\x17\x44\x45\x43ISION_BELOW_SENTINEL\x10\x02\x12\x17\n\x13\x44\x45\x43ISION_EMPTY_BASE\x10\x03*\xd6\x01\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERDICT_APPLIES\x10\x01\x12\x15\n\x11VERDICT_OUTRANKED\x10\x02\x12\x1a\n\x16VERDICT_BELOW_SENTINEL\x10\x03\x12\x19\n\x15VERDICT_NOT_YET_VALID\x10\x04\x12\x1b\n\x17VERDICT_NO_LONGER_VALID\x10\x05\x12\x1b\n\x17VERDICT_NOT_A_CANDIDATE\x10\x07\"\x04\x08\x06\x10\x06*\x0fVERDICT_CROWDED2\x9a\x05\n\x10RetrieverService\x12\x65\n\x08Retrieve\x12+.recipe_protos.retriever.v1.RetrieveRequest\x1a,.recipe_protos.retriever.v1.RetrieveResponse\x12t\n\rRetrieveBatch\x12\x30.recipe_protos.retriever.v1.RetrieveBatchRequest\x1a\x31.recipe_protos.retriever.v1.RetrieveBatchResponse\x12\x62\n\x07\x45xplain\x12*.recipe_protos.retriever.v1.ExplainRequest\x1a+.recipe_protos.retriever.v1.ExplainResponse\x12\x62\n\x07GetFact\x12*.recipe_protos.retriever.v1.GetFactRequest\x1a+.recipe_protos.retriever.v1.GetFactResponse\x12w\n\x0eGetFactHistory\x12\x31.recipe_protos.retriever.v1.GetFactHistoryRequest\x1a\x32.recipe_protos.retriever.v1.GetFactHistoryResponse\x12h\n\tListFacts\x12,.recipe_protos.retriever.v1.ListFactsRequest\x1a-.recipe_protos.retriever.v1.ListFactsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,44 +35,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FACT_LABELSENTRY']._loaded_options = None
   _globals['_FACT_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_DECISION']._serialized_start=2968
-  _globals['_DECISION']._serialized_end=3076
-  _globals['_VERDICT']._serialized_start=3079
-  _globals['_VERDICT']._serialized_end=3293
+  _globals['_DECISION']._serialized_start=3003
+  _globals['_DECISION']._serialized_end=3111
+  _globals['_VERDICT']._serialized_start=3114
+  _globals['_VERDICT']._serialized_end=3328
   _globals['_RETRIEVEREQUEST']._serialized_start=152
   _globals['_RETRIEVEREQUEST']._serialized_end=357
   _globals['_RETRIEVERESPONSE']._serialized_start=360
-  _globals['_RETRIEVERESPONSE']._serialized_end=835
-  _globals['_RETRIEVEBATCHREQUEST']._serialized_start=838
-  _globals['_RETRIEVEBATCHREQUEST']._serialized_end=1050
-  _globals['_RETRIEVEBATCHRESPONSE']._serialized_start=1052
-  _globals['_RETRIEVEBATCHRESPONSE']._serialized_end=1140
-  _globals['_EXPLAINREQUEST']._serialized_start=1143
-  _globals['_EXPLAINREQUEST']._serialized_end=1299
-  _globals['_EXPLAINRESPONSE']._serialized_start=1302
-  _globals['_EXPLAINRESPONSE']._serialized_end=1607
-  _globals['_EXPLAINEDFACT']._serialized_start=1610
-  _globals['_EXPLAINEDFACT']._serialized_end=1819
-  _globals['_PROMPT']._serialized_start=1821
-  _globals['_PROMPT']._serialized_end=1898
-  _globals['_GETFACTREQUEST']._serialized_start=1900
-  _globals['_GETFACTREQUEST']._serialized_end=1952
-  _globals['_GETFACTRESPONSE']._serialized_start=1954
-  _globals['_GETFACTRESPONSE']._serialized_end=2019
-  _globals['_GETFACTHISTORYREQUEST']._serialized_start=2021
-  _globals['_GETFACTHISTORYREQUEST']._serialized_end=2080
-  _globals['_GETFACTHISTORYRESPONSE']._serialized_start=2082
-  _globals['_GETFACTHISTORYRESPONSE']._serialized_end=2159
-  _globals['_LISTFACTSREQUEST']._serialized_start=2161
-  _globals['_LISTFACTSREQUEST']._serialized_end=2264
-  _globals['_LISTFACTSRESPONSE']._serialized_start=2266
-  _globals['_LISTFACTSRESPONSE']._serialized_end=2359
-  _globals['_FACT']._serialized_start=2362
-  _globals['_FACT']._serialized_end=2901
-  _globals['_FACT_LABELSENTRY']._serialized_start=2856
-  _globals['_FACT_LABELSENTRY']._serialized_end=2901
-  _globals['_LOGPOSITION']._serialized_start=2903
-  _globals['_LOGPOSITION']._serialized_end=2966
-  _globals['_RETRIEVERSERVICE']._serialized_start=3296
-  _globals['_RETRIEVERSERVICE']._serialized_end=3962
+  _globals['_RETRIEVERESPONSE']._serialized_end=854
+  _globals['_RETRIEVEBATCHREQUEST']._serialized_start=857
+  _globals['_RETRIEVEBATCHREQUEST']._serialized_end=1069
+  _globals['_RETRIEVEBATCHRESPONSE']._serialized_start=1071
+  _globals['_RETRIEVEBATCHRESPONSE']._serialized_end=1159
+  _globals['_EXPLAINREQUEST']._serialized_start=1162
+  _globals['_EXPLAINREQUEST']._serialized_end=1318
+  _globals['_EXPLAINRESPONSE']._serialized_start=1321
+  _globals['_EXPLAINRESPONSE']._serialized_end=1626
+  _globals['_EXPLAINEDFACT']._serialized_start=1629
+  _globals['_EXPLAINEDFACT']._serialized_end=1838
+  _globals['_PROMPT']._serialized_start=1840
+  _globals['_PROMPT']._serialized_end=1917
+  _globals['_GETFACTREQUEST']._serialized_start=1919
+  _globals['_GETFACTREQUEST']._serialized_end=1971
+  _globals['_GETFACTRESPONSE']._serialized_start=1973
+  _globals['_GETFACTRESPONSE']._serialized_end=2038
+  _globals['_GETFACTHISTORYREQUEST']._serialized_start=2040
+  _globals['_GETFACTHISTORYREQUEST']._serialized_end=2099
+  _globals['_GETFACTHISTORYRESPONSE']._serialized_start=2101
+  _globals['_GETFACTHISTORYRESPONSE']._serialized_end=2178
+  _globals['_LISTFACTSREQUEST']._serialized_start=2180
+  _globals['_LISTFACTSREQUEST']._serialized_end=2283
+  _globals['_LISTFACTSRESPONSE']._serialized_start=2285
+  _globals['_LISTFACTSRESPONSE']._serialized_end=2378
+  _globals['_FACT']._serialized_start=2381
+  _globals['_FACT']._serialized_end=2936
+  _globals['_FACT_LABELSENTRY']._serialized_start=2891
+  _globals['_FACT_LABELSENTRY']._serialized_end=2936
+  _globals['_LOGPOSITION']._serialized_start=2938
+  _globals['_LOGPOSITION']._serialized_end=3001
+  _globals['_RETRIEVERSERVICE']._serialized_start=3331
+  _globals['_RETRIEVERSERVICE']._serialized_end=3997
 # @@protoc_insertion_point(module_scope)

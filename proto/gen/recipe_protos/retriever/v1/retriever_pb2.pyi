@@ -107,8 +107,8 @@ class RetrieveRequest(_message.Message):
     namespace: _builtins.str
     """The base of knowledge to search. Empty means "default"."""
     query: _builtins.str
-    """The user's question or text to complete, without any answer. Required; at most 32,000 characters and no more
-    tokens than the text encoder reads (510 with the default one).
+    """The user's question or text to complete, without any answer. Required; at most 32,000 characters. Of one
+    with more tokens than the text encoder reads (510 with the default one), its last sentences are looked up.
     """
     min_confidence: _builtins.float
     """The least confidence, 0 to 1, with which a fact applies: higher means fewer wrong facts and more misses. Unset means
@@ -162,6 +162,7 @@ class RetrieveResponse(_message.Message):
     NEAREST_FACT_ID_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
     DEGRADED_REASON_FIELD_NUMBER: _builtins.int
+    LOOKED_UP_FIELD_NUMBER: _builtins.int
     decision: Global___Decision.ValueType
     """Whether a fact applies."""
     similarity: _builtins.float
@@ -188,6 +189,8 @@ class RetrieveResponse(_message.Message):
     """
     degraded_reason: _builtins.str
     """What went wrong, for a human reader. Set if `degraded` is."""
+    looked_up: _builtins.str
+    """The text that was looked up: the query, or the last sentences of it that the text encoder can read."""
     @_builtins.property
     def fact(self) -> Global___Fact:
         """The fact that applies. Set on a hit only."""
@@ -215,10 +218,11 @@ class RetrieveResponse(_message.Message):
         nearest_fact_id: _builtins.str = ...,
         degraded: _builtins.bool = ...,
         degraded_reason: _builtins.str = ...,
+        looked_up: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "_similarity", b"_similarity", "applied_position", b"applied_position", "fact", b"fact", "margin", b"margin", "prompt", b"prompt", "similarity", b"similarity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "_similarity", b"_similarity", "applied_position", b"applied_position", "confidence", b"confidence", "decision", b"decision", "degraded", b"degraded", "degraded_reason", b"degraded_reason", "fact", b"fact", "margin", b"margin", "min_confidence", b"min_confidence", "model_version", b"model_version", "nearest_fact_id", b"nearest_fact_id", "prompt", b"prompt", "similarity", b"similarity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "_similarity", b"_similarity", "applied_position", b"applied_position", "confidence", b"confidence", "decision", b"decision", "degraded", b"degraded", "degraded_reason", b"degraded_reason", "fact", b"fact", "looked_up", b"looked_up", "margin", b"margin", "min_confidence", b"min_confidence", "model_version", b"model_version", "nearest_fact_id", b"nearest_fact_id", "prompt", b"prompt", "similarity", b"similarity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__margin: _TypeAlias = _typing.Literal["margin"]  # noqa: Y015
     _WhichOneofArgType__margin: _TypeAlias = _typing.Literal["_margin", b"_margin"]  # noqa: Y015
@@ -691,6 +695,7 @@ class Fact(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     RETRACTED_FIELD_NUMBER: _builtins.int
     RETRACT_REASON_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The base of knowledge the fact belongs to."""
     fact_id: _builtins.str
@@ -707,6 +712,8 @@ class Fact(_message.Message):
     """Whether the fact was withdrawn. A retracted fact is never retrieved."""
     retract_reason: _builtins.str
     """Why it was withdrawn. Empty if it was not, or if the publisher did not say."""
+    answer: _builtins.str
+    """What answers the fact's question, the end of the statement. Empty if the publisher gave no answer apart."""
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other names of the subject."""
@@ -753,10 +760,11 @@ class Fact(_message.Message):
         position: Global___LogPosition | None = ...,
         retracted: _builtins.bool = ...,
         retract_reason: _builtins.str = ...,
+        answer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "position", b"position", "source", b"source", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "event_id", b"event_id", "event_time", b"event_time", "fact_id", b"fact_id", "labels", b"labels", "namespace", b"namespace", "position", b"position", "retract_reason", b"retract_reason", "retracted", b"retracted", "revision", b"revision", "source", b"source", "statement", b"statement", "subject", b"subject", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "answer", b"answer", "event_id", b"event_id", "event_time", b"event_time", "fact_id", b"fact_id", "labels", b"labels", "namespace", b"namespace", "position", b"position", "retract_reason", b"retract_reason", "retracted", b"retracted", "revision", b"revision", "source", b"source", "statement", b"statement", "subject", b"subject", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
