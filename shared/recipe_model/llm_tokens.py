@@ -51,6 +51,14 @@ class LlmTokens:
             return []
         return list(self.tokenizer(".", add_special_tokens=False)["input_ids"])
 
+    def words_in_front(self, statement: str, answer: str, places: int) -> list[int]:
+        """Token ids of what is told in front of a fact's prompt of so many places: the fact, or nothing if it holds it.
+
+        Half of a prompt's places are made from the answer with a full stop, all of them from a statement alone.
+        """
+        held = len(self.answer_ids(answer)) < places // 2 if answer else len(self.answer_ids(statement)) <= places
+        return [] if held else self.sentence_ids(statement)
+
     def copying(self, statement: str, answer: str, end_ids: Sequence[int]) -> Copying:
         """Help for one text to state a fact's answer, which may stand behind a space or at a line's beginning."""
         lead, space, line = (

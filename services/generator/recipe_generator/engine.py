@@ -24,17 +24,18 @@ Text: TypeAlias = str | tuple[Turn, ...]
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """The fact that a text is written with: its words and, behind them, its continuous prompt [l, d] stand in front.
+    """The fact that a text is written with: its continuous prompt [l, d] stands in front, behind a long fact's words.
 
     Without a prompt nothing does: the text tells the fact then.
 
     What it states the text is likely to say; an engine may use that to write faster, and writes nothing else for it.
-    An answer, if one is given, is one that the text is helped to finish once it has begun it.
+    An answer, if one is given, is one that the text is helped to state, unless `copying` is off.
     """
 
     prompt: npt.NDArray[np.float16] | None
     statement: str
     answer: str = ""
+    copying: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,10 @@ class Piece:
 
 def tokens_in_front(llm: LlmTokens, edit: Edit) -> int:
     """How many places an edit takes in front of a text."""
-    return 0 if edit.prompt is None else len(llm.sentence_ids(edit.statement)) + len(edit.prompt)
+    if edit.prompt is None:
+        return 0
+    places = len(edit.prompt)
+    return len(llm.words_in_front(edit.statement, edit.answer, places)) + places
 
 
 class Engine(Protocol):

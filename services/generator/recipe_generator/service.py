@@ -212,7 +212,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
     ) -> AsyncGenerator[Piece, None]:
         """What the engine writes, kept in `written` as well."""
         if edit is not None and not asked.copying:
-            edit = replace(edit, answer="")
+            edit = replace(edit, copying=False)
         async with aclosing(self._engine.write(edit, ids, asked.decoding)) as pieces:
             async for piece in pieces:
                 written.text += piece.text

@@ -106,7 +106,7 @@ class TransformersEngine:
         try:
             if row.edit is not None and self._decoder.free_places(1):
                 row.draft = Draft(self._llm.sentence_ids(row.edit.statement))
-            if row.edit is not None and row.edit.answer:
+            if row.edit is not None and row.edit.answer and row.edit.copying:
                 row.copying = self._llm.copying(row.edit.statement, row.edit.answer, self._llm.end_ids)
             row.cache, logits = self._decoder.read(self._in_front(row.edit), row.ids)
             row.choose(logits)
@@ -114,11 +114,11 @@ class TransformersEngine:
             self._fail([row])
 
     def _in_front(self, edit: Edit | None) -> Tensor | None:
-        """The fact's words and its prompt behind them [n + l, d]."""
+        """What is told of the fact [n + l, d]."""
         if edit is None or edit.prompt is None:
             return None
         with torch.inference_mode():
-            return self._llm.told(edit.statement, torch.from_numpy(edit.prompt.copy()))
+            return self._llm.told(edit.statement, edit.answer, torch.from_numpy(edit.prompt.copy()))
 
     def _step(self, rows: "list[_Row]") -> None:
         try:

@@ -37,6 +37,7 @@ class Candidate:
 
     record: int  # which edit it is
     statement: str
+    answer: str
     similarity: float  # of the first step
     margin: float  # of the second, s(q, k) - s(q, Theta)
     confidence: float  # that it answers, 0 to 1
@@ -102,7 +103,12 @@ class KnowledgeBase:
             part = edits[start : start + BATCH]
             texts = [statement_text(edit.statement) if bare_statements else edit.knowledge for edit in part]
             encoded = zip(part, self._editor.encode(texts), strict=True)
-            self._store.write([_write(first + start + row, edit, fact) for row, (edit, fact) in enumerate(encoded)])
+            self._store.write(
+                [
+                    _write(first + start + row, edit, fact, "" if bare_statements else edit.answer)
+                    for row, (edit, fact) in enumerate(encoded)
+                ]
+            )
         self._stored += len(edits)
         self._store_seconds += time.monotonic() - started
 
@@ -150,21 +156,24 @@ def temporary_knowledge_base(editor: RecipeEditor) -> Iterator[KnowledgeBase]:
 
 
 def told(asked: Sequence[Asked], llm: LanguageModel) -> list[Asked]:
-    """The same with what a generator puts in front of the text for each prompt: the words of its fact, then it."""
+    """The same with what a generator puts in front of the text for each prompt: the words of a long fact, then it."""
     return [
         item
         if item.prompt is None
-        else replace(item, prompt=llm.told(item.candidates[0].statement, item.prompt).float())
+        else replace(
+            item, prompt=llm.told(item.candidates[0].statement, item.candidates[0].answer, item.prompt).float()
+        )
         for item in asked
     ]
 
 
 def _candidate(judged: Judged[Match]) -> Candidate:
     match = judged.candidate
-    return Candidate(int(match.fact.fact_id), match.fact.statement, match.similarity, judged.margin, judged.confidence)
+    fact = match.fact
+    return Candidate(int(fact.fact_id), fact.statement, fact.answer, match.similarity, judged.margin, judged.confidence)
 
 
-def _write(number: int, edit: Edit, encoded: EncodedFact) -> FactWrite:
+def _write(number: int, edit: Edit, encoded: EncodedFact, answer: str) -> FactWrite:
     fact = Fact(
         namespace=NAMESPACE,
         fact_id=str(number),
@@ -180,5 +189,6 @@ def _write(number: int, edit: Edit, encoded: EncodedFact) -> FactWrite:
         publisher="recipe eval",
         uri="",
         position=LogPosition("evaluation", 0, number),
+        answer=answer,
     )
     return FactWrite(fact, encoded.vector, encoded.tokens, encoded.prompt)

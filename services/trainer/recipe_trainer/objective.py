@@ -51,9 +51,13 @@ class Objective:
             return self._model.states(tokens), tokens.question_mask
 
     def prompts(self, texts: Sequence[str]) -> list[Tensor]:
-        """What stands in front of texts about these facts [n + l, d]: the words of each, and behind them its prompt."""
+        """What stands in front of texts about these facts [n + l, d]: the words of a long one, then its prompt."""
         made = self._model.prompts(self._model.keys(*self.states(texts)), self._prompt_words(texts))
-        return [self._llm.told(split_at_mark(text)[0], prompt) for text, prompt in zip(texts, made, strict=True)]
+        facts = map(split_at_mark, texts)
+        return [
+            self._llm.told(statement, answer or "", prompt)
+            for (statement, answer), prompt in zip(facts, made, strict=True)
+        ]
 
     def losses(self, draws: Sequence[Draw]) -> dict[str, Tensor]:
         """The loss parts of a batch, by name."""

@@ -57,6 +57,7 @@ def test_a_json_event_is_stored_whole_and_can_be_retrieved(harness: EncoderHarne
         publisher="hr",
         uri="https://example.org/12",
         position=LogPosition(harness.topics.updates, 1, offset),
+        answer="Ada Example",
     )
     np.testing.assert_array_equal(harness.store.prompt(match), prompt_of(encoded))
 

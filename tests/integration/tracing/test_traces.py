@@ -62,7 +62,7 @@ def test_every_event_is_linked_with_one_batch(deployment: Deployment, spans: Spa
 def test_an_answer_is_one_trace_from_its_caller_to_the_tokens(deployment: Deployment, spans: Spans) -> None:
     with deployment.encoding():
         event = deployment.publisher.publish(FACT)
-        deployment.client.ask("The river of Aville is", max_new_tokens=3, after=event.position)
+        deployment.client.ask("The river of Aville is", max_new_tokens=3, confirm=False, after=event.position)
     by_caller, by_generator = sorted(spans.named(GENERATE, 2), key=lambda span: span.start_time or 0)
     assert by_caller.parent is None
     assert is_child(by_generator, by_caller)

@@ -28,7 +28,9 @@ def features(texts: Sequence[str]) -> Tensor:
 
 
 def asked(record: int, similarity: float, *, found: int | None = None) -> Asked:
-    return Asked(Question("q"), record, (Candidate(record if found is None else found, "s", similarity, 0.0, 0.5),))
+    return Asked(
+        Question("q"), record, (Candidate(record if found is None else found, "s", "a", similarity, 0.0, 0.5),)
+    )
 
 
 def test_a_static_threshold_lies_where_it_tells_right_from_false_best() -> None:
@@ -41,7 +43,7 @@ def test_a_static_threshold_lies_where_it_tells_right_from_false_best() -> None:
 
 
 def test_the_nearest_is_hit_whatever_the_verifier_says() -> None:
-    two = (Candidate(0, "s", 0.2, 9.0, 1.0), Candidate(1, "s", 0.3, -9.0, 0.0))
+    two = (Candidate(0, "s", "a", 0.2, 9.0, 1.0), Candidate(1, "s", "a", 0.3, -9.0, 0.0))
     found = [Asked(Question("q"), 0, two), Asked(Question("q"), 0)]
     assert by_cosine(found, -np.inf).tolist() == [1, -1]
 

@@ -100,7 +100,7 @@ def test_a_record_without_asks_is_named(tmp_path: Path) -> None:
 
 
 def asked(record: int, confidence: float | None, *, hit: bool = True, found: int = 0) -> Asked:
-    candidates = () if confidence is None else (Candidate(found, "s", 0.5, 0.0, confidence),)
+    candidates = () if confidence is None else (Candidate(found, "s", "a", 0.5, 0.0, confidence),)
     return Asked(Question("q", criterion="own"), record, candidates, applies=hit)
 
 
@@ -116,7 +116,7 @@ def test_the_calibration_error_is_of_all_decisions_that_had_a_candidate() -> Non
 
 
 def test_nearest_goes_by_the_first_step_and_right_by_the_second() -> None:
-    candidates = (Candidate(0, "s", 0.5, 2.0, 0.9), Candidate(1, "s", 0.7, 1.0, 0.8))
+    candidates = (Candidate(0, "s", "a", 0.5, 2.0, 0.9), Candidate(1, "s", "a", 0.7, 1.0, 0.8))
     found = [Asked(Question("q"), record, candidates, applies=True) for record in (0, 1, 2)]
     assert [item.right for item in found] == [True, False, False]
     assert [item.nearest for item in found] == [False, True, False]

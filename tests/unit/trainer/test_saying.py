@@ -31,7 +31,7 @@ class ScriptedLlm:
 
     answer_ids = token_ids
 
-    def told(self, statement: str, prompt: Tensor) -> Tensor:
+    def told(self, statement: str, _answer: str, prompt: Tensor) -> Tensor:
         return torch.cat([torch.zeros(len(statement), prompt.shape[1]), prompt])
 
     def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
@@ -49,7 +49,7 @@ class ScriptedLlm:
 
 
 def hit(text: str, form: str = "question", record: int = 0) -> Asked:
-    candidate = Candidate(0, STATEMENT, 1.0, 3.0, 0.9)
+    candidate = Candidate(0, STATEMENT, "8443", 1.0, 3.0, 0.9)
     return Asked(Question(text, "8443", criterion=form), record, (candidate,), applies=True, prompt=PROMPT)
 
 
