@@ -22,5 +22,5 @@ def test_the_demo_reports_what_it_saw(tmp_path: Path) -> None:
     assert all(change["followed"] for change in report["changes"])
     # Whatever the model's skill, an answer without a hit is the plain model's.
     for fact in report["facts"]:
-        if fact["unrelated_after"]["status"] != "EDITED":
+        if not fact["unrelated_after"]["status"].startswith("EDITED"):
             assert fact["unrelated_after"]["text"] == fact["unrelated_before"]["text"]
