@@ -85,7 +85,8 @@ class QueryEncoder:
             return text
         start = places[-room][0]
         found = _SENTENCE_END.search(text, start, len(text.rstrip())) or _SPACE.search(text, start)
-        return text[found.end() if found else start :]
+        # Again, as half a word may be more tokens by itself than it was within the whole.
+        return self.last_part(text[found.end() if found else start :])
 
     def reads(self, text: str) -> bool:
         """Whether a text is short enough to be encoded."""

@@ -116,7 +116,8 @@ def relation_cases(random_: random.Random, subjects: int) -> Iterator[Case]:
         for name in names[:subjects]:
             others = random_.sample([each for each in names if each != name], _LOOK_ALIKES - 1)
             others.append(hard_cases.other_name(random_, name, random_.choice(others)))
-            yield _of_relation(random_, relation, name, others)
+            # A change may give the name itself, and what asks for the fact must not be taught as a near miss.
+            yield _of_relation(random_, relation, name, [other for other in others if other != name])
 
 
 def _names_alike(random_: random.Random, kind: str, count: int) -> list[str]:

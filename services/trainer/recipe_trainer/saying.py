@@ -14,6 +14,7 @@ from recipe_common.answers import states
 from recipe_common.knowledge_text import sentence
 from recipe_common.progress import with_progress
 from recipe_model.language_model import LanguageModel
+from recipe_trainer.evaluation import mean_percent
 from recipe_trainer.knowledge_base import Asked, told
 
 BATCH: Final = 16
@@ -43,8 +44,8 @@ def said_figures(asked: Sequence[Asked], chat_forms: Sequence[str], llm: Languag
     return {
         "said": _by_form(plain),
         "said_in_chat": _by_form(chat),
-        "empty": _percent([not each.text.strip() for each in both]),
-        "as_text": _percent([each.as_text for each in both]),
+        "empty": mean_percent([not each.text.strip() for each in both]),
+        "as_text": mean_percent([each.as_text for each in both]),
     }
 
 
@@ -87,8 +88,4 @@ def _stated(text: str, item: Asked) -> bool:
 
 def _by_form(said: Sequence[Said]) -> Mapping[str, float | None]:
     forms = dict.fromkeys(each.form for each in said)
-    return {form: _percent([each.stated for each in said if each.form == form]) for form in forms}
-
-
-def _percent(values: Sequence[bool]) -> float | None:
-    return 100.0 * sum(values) / len(values) if values else None
+    return {form: mean_percent([each.stated for each in said if each.form == form]) for form in forms}
