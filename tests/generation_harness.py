@@ -55,7 +55,7 @@ def some_prompt(seed: int = 0, tokens: int = SIZES.prompt_tokens) -> NDArray[np.
 def in_front(llm: LanguageModel, edit: Edit) -> torch.Tensor:
     """What stands in front of a text [n + l, d] for an edit that has a prompt."""
     assert edit.prompt is not None
-    return llm.told(edit.statement, edit.answer, torch.from_numpy(edit.prompt.copy()))
+    return llm.told(edit.statement, torch.from_numpy(edit.prompt.copy()))
 
 
 def hit(prompt: NDArray[np.float16], **changes: Any) -> pb.RetrieveResponse:

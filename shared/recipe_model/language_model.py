@@ -59,11 +59,10 @@ class LanguageModel(LlmTokens):
         """Token ids of what ends a text behind an answer: a full stop, unless it brings one, and the end of text."""
         return [*self._full_stop_ids(answer), self.end_ids[0]]
 
-    def told(self, statement: str, answer: str, prompt: Tensor) -> Tensor:
-        """What stands in front of an edited text [n + l, d]: a long fact's n words, and its prompt p_k [l, d]."""
-        ids = self.words_in_front(statement, answer, len(prompt))
-        words = self.embed(torch.tensor(ids, dtype=torch.long, device=self.model.device))
-        return torch.cat([words, prompt.to(words)])
+    def told(self, statement: str, prompt: Tensor) -> Tensor:
+        """What stands in front of an edited text [l + n, d]: the fact's prompt p_k [l, d], and its n words."""
+        words = self.embed(torch.tensor(self.sentence_ids(statement), device=self.model.device))
+        return torch.cat([prompt.to(words), words])
 
     def embed(self, ids: Tensor) -> Tensor:
         """Word embeddings: ids [...] to [..., d]."""

@@ -51,21 +51,17 @@ class LlmTokens:
             return []
         return list(self.tokenizer(".", add_special_tokens=False)["input_ids"])
 
-    def words_in_front(self, statement: str, answer: str, places: int) -> list[int]:
-        """Token ids of what is told in front of a fact's prompt of so many places: the fact, or nothing if it holds it.
-
-        Half of a prompt's places are made from the answer with a full stop, all of them from a statement alone.
-        """
-        held = len(self.answer_ids(answer)) < places // 2 if answer else len(self.answer_ids(statement)) <= places
-        return [] if held else self.sentence_ids(statement)
-
     def copying(self, statement: str, answer: str, end_ids: Sequence[int]) -> Copying:
-        """Help for one text to state a fact's answer, which may stand behind a space or at a line's beginning."""
+        """Help for one text to state a fact's answer."""
+        return Copying(**self.copying_arguments(statement, answer, end_ids))
+
+    def copying_arguments(self, statement: str, answer: str, end_ids: Sequence[int]) -> dict[str, Any]:
+        """What that help is made of, to be sent elsewhere; an answer stands behind a space or begins a line."""
         lead, space, line = (
             list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
             for text in (f" {statement.removesuffix(answer).rstrip()}", f" {answer}", answer)
         )
-        return Copying([space, line], end_ids, lead)
+        return {"forms": [space, line], "end_ids": list(end_ids), "lead": lead}
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of generated tokens. Special tokens have none."""

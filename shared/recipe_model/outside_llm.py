@@ -42,15 +42,13 @@ class OutsideLlm(LlmTokens):
         """Load by id; raises ModelUnavailableError naming the fix."""
         return cls(model_id, find_causal_lm(model_id), load_word_embeddings(model_id), resolve_precision(precision))
 
-    def embed(
-        self, prompt: npt.NDArray[np.float16] | None, ids: Sequence[int], statement: str = "", answer: str = ""
-    ) -> Tensor:
-        """[words of a fact; its prompt; words of a text]: an optional prompt [l, d] and t ids to [n + l + t, d].
+    def embed(self, prompt: npt.NDArray[np.float16] | None, ids: Sequence[int], statement: str = "") -> Tensor:
+        """[a fact's prompt; its words; words of a text]: an optional prompt [l, d] and t ids to [l + n + t, d].
 
-        `statement` and `answer` are the prompt's fact, of which n words are told.
+        `statement` is the prompt's fact, of n words.
         """
         words = self._table[torch.tensor(list(ids))]
         if prompt is None:
             return words
-        told = self._table[torch.tensor(self.words_in_front(statement, answer, len(prompt)), dtype=torch.long)]
-        return torch.cat([told, torch.from_numpy(prompt.copy()).to(words), words])
+        told = self._table[torch.tensor(self.sentence_ids(statement))]
+        return torch.cat([torch.from_numpy(prompt.copy()).to(words), told, words])

@@ -24,7 +24,7 @@ Text: TypeAlias = str | tuple[Turn, ...]
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """The fact that a text is written with: its continuous prompt [l, d] stands in front, behind a long fact's words.
+    """The fact that a text is written with: its continuous prompt [l, d] stands in front, then its words.
 
     Without a prompt nothing does: the text tells the fact then.
 
@@ -70,8 +70,7 @@ def tokens_in_front(llm: LlmTokens, edit: Edit) -> int:
     """How many places an edit takes in front of a text."""
     if edit.prompt is None:
         return 0
-    places = len(edit.prompt)
-    return len(llm.words_in_front(edit.statement, edit.answer, places)) + places
+    return len(llm.sentence_ids(edit.statement)) + len(edit.prompt)
 
 
 class Engine(Protocol):

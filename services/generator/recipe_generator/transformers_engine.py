@@ -114,11 +114,11 @@ class TransformersEngine:
             self._fail([row])
 
     def _in_front(self, edit: Edit | None) -> Tensor | None:
-        """What is told of the fact [n + l, d]."""
+        """What is told of the fact [l + n, d]."""
         if edit is None or edit.prompt is None:
             return None
         with torch.inference_mode():
-            return self._llm.told(edit.statement, edit.answer, torch.from_numpy(edit.prompt.copy()))
+            return self._llm.told(edit.statement, torch.from_numpy(edit.prompt.copy()))
 
     def _step(self, rows: "list[_Row]") -> None:
         try:

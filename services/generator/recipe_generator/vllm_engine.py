@@ -138,7 +138,7 @@ class VllmEngine:
         """Ids for a text alone, as plain vLLM would get it; embeddings, made here and nowhere else, behind a prompt."""
         if edit is None or edit.prompt is None:
             return tokens_input(ids)
-        return embeds_input(self._llm.embed(edit.prompt, ids, edit.statement, edit.answer))
+        return embeds_input(self._llm.embed(edit.prompt, ids, edit.statement))
 
     async def _tokens(self, asked: EngineInput, decoding: Decoding) -> AsyncGenerator[int, None]:
         """Tokens up to the LLM's end or the greatest number; closing it takes the text out of vLLM's next step."""

@@ -154,7 +154,7 @@ def _prompts(edits: Sequence[Edit], editor: RecipeEditor, llm: LanguageModel) ->
     parts = [edits[start : start + BATCH] for start in range(0, len(edits), BATCH)]
     encoded = (editor.encode([edit.knowledge for edit in part]) for part in with_progress(parts, "encoding facts"))
     prompts = (torch.from_numpy(fact.prompt.astype(np.float32)) for group in encoded for fact in group)
-    return [llm.told(edit.statement, edit.answer, prompt).float() for edit, prompt in zip(edits, prompts, strict=True)]
+    return [llm.told(edit.statement, prompt).float() for edit, prompt in zip(edits, prompts, strict=True)]
 
 
 def _words(text: str, llm: LanguageModel) -> Tensor:

@@ -10,11 +10,14 @@ from dataclasses import dataclass, replace
 from recipe_common.errors import FieldViolation, InvalidArgumentError
 from recipe_common.knowledge_text import statement_text
 from recipe_trainer import hard_cases
+from recipe_trainer.conversations import Message, earlier_turns
 from recipe_trainer.datasets import Edit, Question
 from recipe_trainer.options import TrainOptions
+from recipe_trainer.training_answers import TrainingAnswers
 from recipe_trainer.wordings import alias, other_form, with_subject
 
 _OWN_QUESTIONS = 4  # one in so many draws is asked its own prompt: it has little left to teach
+_ASKED_IN_CHAT = 0.7  # share of conversations that end with a question, if a rule makes one of the text
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class Draw:
     question: str  # the edit's own prompt, also where no other wording is known, or a paraphrase
     own: bool  # whether it was drawn to be asked its own prompt
     unrelated: Question | None
+    earlier: tuple[Message, ...] | None = None  # of the conversation that the question ends; None: a text to go on with
 
 
 class EditPool:
@@ -42,6 +46,7 @@ class EditPool:
         self._subjects = sorted({edit.subject for edit in self.edits if edit.subject})
         answers = sorted({edit.answer for edit in self.edits})
         self._answers = [group for group in (answers, self._subjects, list(words)) if group]
+        self._made = TrainingAnswers(self.edits)
 
     def draw(self, random_: random.Random, options: TrainOptions) -> list[Draw]:
         """Draw different edits. Raises InvalidArgumentError if there are not that many to draw from."""
@@ -63,18 +68,35 @@ class EditPool:
         return random_.sample(self.edits, min(most, len(self.edits)))
 
     def _one(self, random_: random.Random, edit: Edit, options: TrainOptions, *, own: bool) -> Draw:
-        paraphrase = self._paraphrase(random_, edit, options)
-        if random_.random() < options.swapped_answers:
-            edit = replace(edit, answer=random_.choice(random_.choice(self._answers)), sentence="")
+        question = edit.prompt if own else self._paraphrase(random_, edit, options)
+        chats = random_.random() < options.conversations
+        if chats and random_.random() < _ASKED_IN_CHAT and not question.endswith("?"):
+            question = other_form(question) or question
+        edit = self._with_answer(random_, edit, options)
         # Every second fact comes without the other names of its subject, as most are published.
         told = edit if random_.random() < 0.5 else replace(edit, aliases=())  # noqa: PLR2004
+        unrelated = random_.choice(answered) if (answered := [q for q in edit.unrelated if q.answer]) else None
+        outdated = self._any_answer(random_)
         return Draw(
             edit=edit,
             knowledge=statement_text(edit.statement) if random_.random() < options.unmarked else told.knowledge,
-            question=edit.prompt if own else paraphrase,
+            question=question,
             own=own,
-            unrelated=random_.choice(answered) if (answered := [q for q in edit.unrelated if q.answer]) else None,
+            unrelated=unrelated,
+            earlier=earlier_turns(random_, edit, question, outdated, unrelated) if chats else None,
         )
+
+    def _with_answer(self, random_: random.Random, edit: Edit, options: TrainOptions) -> Edit:
+        """The edit with its own answer, one from elsewhere, or one that is made by rule."""
+        kind = random_.random()
+        if kind < options.made_answers:
+            return replace(edit, answer=self._made.draw(random_), sentence="")
+        if kind < options.made_answers + options.swapped_answers:
+            return replace(edit, answer=self._any_answer(random_), sentence="")
+        return edit
+
+    def _any_answer(self, random_: random.Random) -> str:
+        return random_.choice(random_.choice(self._answers))
 
     def _paraphrase(self, random_: random.Random, edit: Edit, options: TrainOptions) -> str:
         """Another wording of the edit's question: as a question, as the beginning of a sentence, or as keywords."""

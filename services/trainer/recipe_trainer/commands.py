@@ -43,6 +43,9 @@ def train(
     start: Annotated[
         Path | None, typer.Option(help="Checkpoint that has the part which is not trained, unless it was in this run.")
     ] = None,
+    go_on: Annotated[
+        bool, typer.Option("--go-on", help="Begin what is trained with what --start has of it, too.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of draws and initial weights.")] = 0,
     option: Annotated[
         list[str] | None,
@@ -59,15 +62,19 @@ def train(
     if unknown := [name for name in part or [] if name not in _PARTS]:
         raise InvalidArgumentError([FieldViolation("part", f"{unknown[0]!r} is not one of {', '.join(_PARTS)}")])
     others = [name for name in _PARTS if name not in (part or _PARTS)]
-    if start is not None and not others:
-        unused = "both parts are trained, so that nothing is taken of it; leave it out"
+    if start is not None and not others and not go_on:
+        unused = "both parts are trained, so that nothing is taken of it; leave it out, or add --go-on"
         raise InvalidArgumentError([FieldViolation("start", unused)])
+    if go_on and start is None:
+        raise InvalidArgumentError([FieldViolation("go_on", "needs a checkpoint to go on from; name it with --start")])
     options = _options({"seed": seed}, option or [])
     checkpoint = None if start is None else read_checkpoint(start)
     for name in others:
         source_of(name, out, checkpoint)  # before anything is read that takes minutes
     material = read_material(data, questions, natural, dev, judged or [])
-    version = Run(out, options, material, LanguageModel.load(options.llm), checkpoint).train(part or _PARTS)
+    version = Run(out, options, material, LanguageModel.load(options.llm), checkpoint, go_on=go_on).train(
+        part or _PARTS
+    )
     typer.echo(f"wrote {out / 'recipe.safetensors'} ({version})")
 
 

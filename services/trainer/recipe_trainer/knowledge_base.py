@@ -156,13 +156,11 @@ def temporary_knowledge_base(editor: RecipeEditor) -> Iterator[KnowledgeBase]:
 
 
 def told(asked: Sequence[Asked], llm: LanguageModel) -> list[Asked]:
-    """The same with what a generator puts in front of the text for each prompt: the words of a long fact, then it."""
+    """The same with what a generator puts in front of the text for each prompt: it, then the words of its fact."""
     return [
         item
         if item.prompt is None
-        else replace(
-            item, prompt=llm.told(item.candidates[0].statement, item.candidates[0].answer, item.prompt).float()
-        )
+        else replace(item, prompt=llm.told(item.candidates[0].statement, item.prompt).float())
         for item in asked
     ]
 

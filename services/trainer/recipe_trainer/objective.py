@@ -12,6 +12,7 @@ from recipe_model.pretrained import TextEncoder
 from recipe_model.prompt_words import PromptWords
 from recipe_model.tokenized_texts import tokenize
 from recipe_trainer.batches import Draw
+from recipe_trainer.conversations import reply
 from recipe_trainer.losses import answer_loss, locality_loss
 from recipe_trainer.options import TrainOptions
 from recipe_trainer.teacher_forcing import (
@@ -21,6 +22,7 @@ from recipe_trainer.teacher_forcing import (
     answer_weights,
     answered,
     answered_and_ended,
+    replied_and_ended,
 )
 
 MAX_TOKENS = 256  # of a text, if the encoder reads that many; of what is longer the rest is cut
@@ -51,13 +53,10 @@ class Objective:
             return self._model.states(tokens), tokens.question_mask
 
     def prompts(self, texts: Sequence[str]) -> list[Tensor]:
-        """What stands in front of texts about these facts [n + l, d]: the words of a long one, then its prompt."""
+        """What stands in front of texts about these facts [l + n, d]: the prompt of each, then its words."""
         made = self._model.prompts(self._model.keys(*self.states(texts)), self._prompt_words(texts))
-        facts = map(split_at_mark, texts)
-        return [
-            self._llm.told(statement, answer or "", prompt)
-            for (statement, answer), prompt in zip(facts, made, strict=True)
-        ]
+        statements = [split_at_mark(text)[0] for text in texts]
+        return [self._llm.told(statement, prompt) for statement, prompt in zip(statements, made, strict=True)]
 
     def losses(self, draws: Sequence[Draw]) -> dict[str, Tensor]:
         """The loss parts of a batch, by name."""
@@ -65,7 +64,7 @@ class Objective:
         own = [row for row, draw in enumerate(draws) if draw.own]
         others = [row for row, draw in enumerate(draws) if not draw.own]
         near = [row for row, draw in enumerate(draws) if draw.unrelated][: self._options.locality_edits]
-        asked = [answered_and_ended(self._llm, draws[row].question, draws[row].edit.answer) for row in own + others]
+        asked = [self._asked(draws[row]) for row in own + others]
         left_alone = [answered(self._llm, q.text, q.answer) for row in near if (q := draws[row].unrelated)]
         batch = asked + left_alone
         logits = answer_logits(self._llm, batch, [prompts[row] for row in own + others + near])
@@ -76,6 +75,12 @@ class Objective:
             for name, part, group in zip(("reliability", "generality"), parts, groups, strict=False)
         }
         return losses | {"locality": self._options.locality_weight * self._locality(parts[2], left_alone)}
+
+    def _asked(self, draw: Draw) -> Answered:
+        if draw.earlier is None or not self._llm.chats:
+            return answered_and_ended(self._llm, draw.question, draw.edit.answer)
+        messages = [*draw.earlier, {"role": "user", "content": draw.question}]
+        return replied_and_ended(self._llm, messages, reply(draw.edit))
 
     def _locality(self, edited: Tensor, left_alone: list[Answered]) -> Tensor:
         if not left_alone:

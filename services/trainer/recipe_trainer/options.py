@@ -26,11 +26,13 @@ class TrainOptions(BaseModel):
     natural: float = Field(default=0.3, ge=0, le=1, description="share of draws out of the facts of --natural")
     relations: float = Field(default=0.2, ge=0, le=1, description="share out of relations of invented subjects")
     families: float = Field(default=0.1, ge=0, le=1, description="share out of families of facts made by rule")
-    swapped_answers: float = Field(default=0.4, ge=0, le=1, description="share that get an answer from elsewhere")
+    made_answers: float = Field(default=0.25, ge=0, le=1, description="share that get an answer made by rule")
+    swapped_answers: float = Field(default=0.3, ge=0, le=1, description="share that get an answer from elsewhere")
+    conversations: float = Field(default=0.4, ge=0, le=1, description="share that are asked in a conversation")
     other_forms: float = Field(
         default=0.2, ge=0, le=1, description="share of paraphrases turned into (or from) questions"
     )
-    keywords: float = Field(default=0.15, ge=0, le=1, description="share of paraphrases turned into keywords")
+    keywords: float = Field(default=0.25, ge=0, le=1, description="share of paraphrases turned into keywords")
     aliases: float = Field(
         default=0.15, ge=0, le=1, description="share of paraphrases with another name of the subject"
     )
@@ -41,6 +43,12 @@ class TrainOptions(BaseModel):
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_steps: int = Field(default=100, ge=1)
     gradient_norm: float = Field(default=1.0, gt=0, description="largest norm of a step's gradient")
+
+    @model_validator(mode="after")
+    def _shares_of_answers_are_at_most_all(self) -> "TrainOptions":
+        if self.made_answers + self.swapped_answers > 1:
+            raise ValueError("made_answers and swapped_answers together must be at most 1: they share the draws")
+        return self
 
     @model_validator(mode="after")
     def _shares_leave_something_for_the_data(self) -> "TrainOptions":

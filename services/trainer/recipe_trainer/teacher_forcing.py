@@ -1,6 +1,6 @@
 """Teacher forcing behind a continuous prompt: the LLM's logits at the answer's tokens, and only there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from recipe_model.language_model import LanguageModel
 from recipe_trainer.batches import by_length
 
-LLM_GROUP = 24  # sequences of like length that go through the LLM together
+LLM_GROUP = 4  # sequences of like length that go through the LLM together: of more, a third would be padding
 ENDING_WEIGHT = 0.3
 
 
@@ -41,6 +41,12 @@ def answered_and_ended(llm: LanguageModel, question: str, answer: str) -> Answer
     """The same and the end of the answer: a model that only learns to say it says it again, or repeats the question."""
     item = answered(llm, question, answer)
     return replace(item, ending=tuple(llm.ending_ids(answer)))
+
+
+def replied_and_ended(llm: LanguageModel, messages: Sequence[Mapping[str, str]], reply: str) -> Answered:
+    """Tokenise a conversation, laid out by the chat template, and the message that answers it, with its end."""
+    said = list(llm.tokenizer(reply, add_special_tokens=False)["input_ids"])
+    return Answered(llm.chat_ids(messages), said, tuple(llm.ending_ids(reply)))
 
 
 def answer_logits(llm: LanguageModel, batch: Sequence[Answered], prompts: Sequence[Tensor] | None) -> Tensor:

@@ -36,10 +36,13 @@ class Run:
         material: Material,
         llm: LanguageModel,
         start: Checkpoint | None = None,
+        *,
+        go_on: bool = False,
     ) -> None:
-        """`start` has what is neither trained here nor was."""
+        """`start` has what is neither trained here nor was; with `go_on` what is trained begins with it, too."""
         self._folder = folder
         self._start = start
+        self._go_on = go_on
         self._taken: dict[str, str] = {}  # of `start`, as parts with its model version
         self._options = options
         self._material = material
@@ -76,16 +79,22 @@ class Run:
             if part == VERIFIER:
                 self._calibrate()  # which is no part of the state
             return
-        source.require_encoder(self._encoder.identity)
+        self._take(part, source)
+
+    def _take(self, part: str, start: Checkpoint) -> None:
+        start.require_encoder(self._encoder.identity)
         if part == PROMPTS:
-            source.require_llm(self._llm.identity)
-        take_part(part, self._model, source)
-        self._taken[part] = source.model_version
+            start.require_llm(self._llm.identity)
+        take_part(part, self._model, start)
+        self._taken[part] = start.model_version
 
     def _train_prompts(self) -> None:
         pool = self._material.pool(self._options, self._llm.whole_words())
         objective = Objective(self._model, self._encoder, self._llm, self._words(), self._options)
-        start_prompts(self._model, objective, pool, self._llm, self._options.seed)
+        if self._start is not None and self._go_on:
+            self._take(PROMPTS, self._start)
+        else:
+            start_prompts(self._model, objective, pool, self._llm, self._options.seed)
         watched = self._material.watched
         watch = Watch(watched, objective, self._llm) if watched else None
         PromptTraining(self._folder, self._model, objective, pool, self._options, watch).run(self._write_checkpoint)
@@ -100,6 +109,8 @@ class Run:
             families=material.families,
             held_out=material.held_out,
         )
+        if self._start is not None and self._go_on:
+            self._take(VERIFIER, self._start)
         train_verifier(self._model, self._encoder, self._options, corpus, self._folder)
         self._calibrate()
 

@@ -161,12 +161,8 @@ def test_whole_words_are_tokens_that_begin_a_word_of_letters() -> None:
     assert llm.whole_words() == ["word", "Straße"]
 
 
-def test_the_words_of_a_fact_that_its_prompt_cannot_hold_stand_in_front_of_it() -> None:
-    llm = make_language_model()  # its tokens are bytes
+def test_the_words_of_a_fact_stand_behind_its_prompt() -> None:
+    llm = make_language_model()
     prompt = torch.randn(16, LLM_HIDDEN)
-    assert torch.equal(llm.told("The mayor of A is Ann", "Ann", prompt), prompt)  # " Ann." takes five of eight places
-    long = "The port of A is 18443000"
-    words = llm.embed(torch.tensor(llm.sentence_ids(long)))
-    assert torch.equal(llm.told(long, "18443000", prompt), torch.cat([words, prompt]))
-    assert torch.equal(llm.told("It is so", "", prompt), prompt)
-    assert len(llm.told("It is so, whatever is said", "", prompt)) > len(prompt)
+    words = llm.embed(torch.tensor(llm.sentence_ids("The port of A is 18443")))
+    assert torch.equal(llm.told("The port of A is 18443", prompt), torch.cat([prompt, words]))

@@ -31,7 +31,7 @@ def test_it_says_what_the_loaded_llm_says(folder: str, precision: Precision) -> 
     assert ids == inside.token_ids(TEXT)
     assert outside.text(ids) == TEXT
     prompt = np.random.default_rng(0).normal(size=(3, LLM_HIDDEN)).astype(np.float16)
-    told = inside.told("So it is", "", torch.from_numpy(prompt))
+    told = inside.told("So it is", torch.from_numpy(prompt))
     fed = inside.inputs(told, ids)["inputs_embeds"][0]
     assert torch.equal(outside.embed(prompt, ids, "So it is"), fed)
     assert torch.equal(outside.embed(None, ids), fed[len(told) :])

@@ -8,7 +8,10 @@ from recipe_trainer.batches import Draw, EditPool, by_length
 from recipe_trainer.datasets import Edit, Question
 from recipe_trainer.options import TrainOptions
 
-PLAIN = {"swapped_answers": 0, "unmarked": 0, "other_forms": 0, "keywords": 0, "aliases": 0}
+PLAIN = {
+    "made_answers": 0, "swapped_answers": 0, "unmarked": 0, "other_forms": 0, "keywords": 0, "aliases": 0,
+    "conversations": 0,
+}  # fmt: skip
 
 
 def options(edits: int, **changes: float) -> TrainOptions:
@@ -136,3 +139,21 @@ def test_a_sample_is_of_different_edits_and_no_more_than_there_are() -> None:
 def test_rows_are_grouped_by_length() -> None:
     assert by_length([5, 1, 3, 1, 9], size=2) == [[1, 3], [2, 0], [4]]
     assert by_length([], size=2) == []
+
+
+def test_made_answers_replace_the_edits_own_and_their_sentences() -> None:
+    facts = [Edit(f"city {number} is", "x", sentence=f"it is x in city {number}") for number in (0, 1)]
+    drawn = many(EditPool([facts], [1.0]), 500, made_answers=0.5)
+    made = [draw.edit for draw in drawn if draw.edit.answer != "x"]
+    assert len(made) == pytest.approx(500, abs=80)
+    assert all(edit.sentence == "" for edit in made)
+
+
+def test_some_questions_end_a_conversation_and_are_asked_there_as_questions() -> None:
+    asked = [Edit(f"The mayor of {name} is", "x", name) for name in ("Aville", "Beton")]
+    drawn = many(EditPool([asked], [1.0]), 500, conversations=0.5)
+    chats = [draw for draw in drawn if draw.earlier is not None]
+    assert len(chats) == pytest.approx(500, abs=70)
+    questions = Counter(draw.question.endswith("?") for draw in chats)
+    assert questions[True] == pytest.approx(0.7 * len(chats), abs=60)
+    assert not any(draw.question.endswith("?") for draw in drawn if draw.earlier is None)

@@ -53,8 +53,8 @@ def llm() -> LanguageModel:
 
 
 def in_front(llm: LanguageModel, edit: Edit, row: int) -> torch.Tensor:
-    """The words of the fact that is stored as this row, and the table's prompt for it."""
-    return llm.told(edit.statement, edit.answer, torch.from_numpy(TableEditor({}).prompt(row))).float()
+    """The table's prompt for the fact that is stored as this row, and its words."""
+    return llm.told(edit.statement, torch.from_numpy(TableEditor({}).prompt(row))).float()
 
 
 def teacher_forced(llm: LanguageModel, prompt: torch.Tensor | None, question: str, answer: str) -> list[int]:

@@ -121,7 +121,7 @@ def test_a_hit_puts_the_prompt_in_front(data: Path, llm: LanguageModel, monkeypa
     (given,) = prompts
     assert given is not None
     made = torch.from_numpy(editor.encode([FACTS[0].knowledge])[0].prompt)
-    torch.testing.assert_close(given, [llm.told(FACTS[0].statement, FACTS[0].answer, made).float()])
+    torch.testing.assert_close(given, [llm.told(FACTS[0].statement, made).float()])
 
 
 def test_an_answer_is_scored_up_to_the_end_of_its_line(

@@ -1,5 +1,7 @@
 """The losses themselves are tested on tensors in test_losses; here is what goes into them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from recipe_trainer.teacher_forcing import Answered, answer_logits
 from tiny_models import make_language_model, make_prompt_words, make_recipe_model, make_text_encoder
 
 NEAR = Question("The river of Aville is", "Red")
+TEMPLATE = "{% for message in messages %}{{ message.content }}|{% endfor %}"
 
 
 def draw(name: str, *, own: bool = False, unrelated: Question | None = None) -> Draw:
@@ -84,3 +87,27 @@ def test_gradients_reach_both_heads_and_nothing_else() -> None:
 def test_a_text_longer_than_the_encoder_reads_is_cut() -> None:
     (prompt,) = Setup().tested.prompts(["long " * 80])
     assert prompt.isfinite().all()
+
+
+def test_a_question_in_a_conversation_is_laid_out_by_the_template_and_answered_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setup = Setup()
+    batches: list[list[Answered]] = []
+    original = answer_logits
+
+    def remembering(llm: LanguageModel, batch: list[Answered], prompts: list[Tensor] | None) -> Tensor:
+        batches.append(batch)
+        return original(llm, batch, prompts)
+
+    monkeypatch.setattr(objective, "answer_logits", remembering)
+    earlier = ({"role": "system", "content": "Be brief."},)
+    draws = [replace(each, earlier=earlier) for each in DRAWS]
+    setup.tested.losses(draws)
+    monkeypatch.setattr(setup.llm.tokenizer, "chat_template", TEMPLATE)
+    setup.tested.losses(draws)
+
+    plain, laid_out = batches[0][0], batches[2][0]
+    assert setup.llm.text(plain.question) == draws[0].question  # by an LLM without a template
+    assert setup.llm.text(laid_out.question) == f"Be brief.|{draws[0].question}|"
+    assert setup.llm.text(laid_out.answer) == "The mayor of Aville is Avi."

@@ -332,6 +332,19 @@ def test_prompts_alone_take_the_verifier_with_its_confidence_from_a_checkpoint(
     assert made.config.training["start"] == {"verifier": start.model_version}
 
 
+@pytest.mark.parametrize("part", PARTS)
+def test_a_run_may_go_on_from_a_checkpoints_state_of_what_it_trains(
+    part: str, tmp_path: Path, models: Models, material: Material
+) -> None:
+    start = sure(tmp_path)
+    options = models.options(steps_prompts=0, steps_verifier=0)
+    Run(tmp_path / "run", options, material, LanguageModel.load(options.llm), start, go_on=True).train([part])
+    made = read_checkpoint(tmp_path / "run" / "recipe.safetensors")
+    trained = [name for name in made.tensors if name.startswith(HEADS if part == "prompts" else "verifier.")]
+    assert all(torch.equal(made.tensors[name], start.tensors[name]) for name in trained)
+    assert made.config.training["start"] == dict.fromkeys(PARTS, start.model_version)
+
+
 def test_the_verifier_alone_takes_the_heads_from_a_checkpoint(
     tmp_path: Path, models: Models, material: Material
 ) -> None:
