@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import asdict
 from threading import Condition, Thread
 
@@ -15,7 +15,7 @@ from recipe_generator.draft import Draft
 from recipe_generator.engine import Decoding, Edit, Piece, Text, tokens_in_front
 from recipe_generator.rows import RowDecoder, take_back
 from recipe_generator.sampling import Sampler
-from recipe_generator.writing import Writing, failed, stopping
+from recipe_generator.text_stream import TextStream, failed, stopping
 from recipe_model.copying import Copying
 from recipe_model.language_model import LanguageModel
 
@@ -54,7 +54,7 @@ class TransformersEngine:
 
     async def write(self, edit: Edit | None, ids: list[int], decoding: Decoding) -> AsyncGenerator[Piece, None]:
         """As the protocol says."""
-        row = _Row(edit, ids, decoding, self._llm.text, self._end_ids)
+        row = _Row(edit, ids, decoding, self._llm, self._end_ids)
         self._submit(row)
         try:
             async for piece in row.pieces():
@@ -140,21 +140,16 @@ class TransformersEngine:
         rows[0].in_loop(self._failed.set)
 
 
-class _Row(Writing):
+class _Row(TextStream):
     """One text of the batch."""
 
     cache: DynamicCache
     token: int  # the last one chosen
 
     def __init__(
-        self,
-        edit: Edit | None,
-        ids: list[int],
-        decoding: Decoding,
-        decode: Callable[[list[int]], str],
-        end_ids: frozenset[int],
+        self, edit: Edit | None, ids: list[int], decoding: Decoding, llm: LanguageModel, end_ids: frozenset[int]
     ) -> None:
-        super().__init__(decode, decoding, end_ids)
+        super().__init__(llm, decoding, end_ids)
         self.edit = edit
         self.ids = ids
         self.draft = Draft(())

@@ -10,13 +10,14 @@ import pytest
 
 from generation_harness import TEXT, Gate, in_front, some_prompt
 from recipe_common.errors import FailedPreconditionError, RecipeError, UnavailableError
-from recipe_generator import transformers_engine
+from recipe_generator import text_stream, transformers_engine
 from recipe_generator.draft import Draft
 from recipe_generator.engine import Decoding, Edit, Engine, Finish, Piece, Turn
 from recipe_generator.server import load_engine
 from recipe_generator.settings import GeneratorSettings
 from recipe_generator.transformers_engine import TransformersEngine
 from recipe_model.errors import CheckpointError, ModelUnavailableError
+from recipe_model.llm_tokens import LlmTokens
 from tiny_models import make_language_model, save_llm, save_tiny_checkpoint
 
 Result = TypeVar("Result")
@@ -76,6 +77,22 @@ def test_a_prompt_of_read_only_bytes_is_applied(engine: TransformersEngine) -> N
     assert text == expected != llm.generate(None, TEXT, 8).text
 
 
+class Spelled:
+    """Decodes a token to its number. What a random model writes are often halves of characters, which are held back."""
+
+    def __init__(self, **_: object) -> None:
+        pass
+
+    def step(self, _: object, token: int) -> str:
+        return f"<{token}>"
+
+
+def spell_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let texts show their tokens."""
+    monkeypatch.setattr(text_stream, "DecodeStream", Spelled)
+    monkeypatch.setattr(LlmTokens, "text", lambda _, ids: "".join(f"<{token}>" for token in ids))
+
+
 GUESSED = [
     ("all", lambda ids: ids, 2),
     ("some", lambda ids: [*ids[:3], 90, 91], 2 + 4),
@@ -113,7 +130,7 @@ def test_guesses_save_steps_and_change_nothing(
     passes: int,
     decoding: dict[str, Any],
 ) -> None:
-    monkeypatch.setattr(engine._llm, "text", lambda ids: "".join(f"<{token}>" for token in ids))
+    spell_out(monkeypatch)
     edit = Edit(some_prompt(1), "The mayor of Aville is Ann")
     plain = run(lambda: write(engine, edit=edit, **decoding))
     tokens = [int(piece.text.strip("<>")) for piece in plain]
@@ -130,7 +147,7 @@ def test_guesses_save_steps_and_change_nothing(
 def test_what_was_guessed_behind_a_texts_end_is_no_part_of_it(
     engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    monkeypatch.setattr(engine._llm, "text", lambda ids: "".join(f"<{token}>" for token in ids))
+    spell_out(monkeypatch)
     edit = Edit(some_prompt(1), "The mayor of Aville is Ann")
     tokens = [int(piece.text.strip("<>")) for piece in run(lambda: write(engine, edit=edit))]
     guessing(engine, monkeypatch, tokens)
@@ -149,7 +166,7 @@ def test_no_more_is_guessed_than_the_text_may_still_get_or_the_step_has_places_f
     engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, tokens: int, read: list[int]
 ) -> None:
     edit = Edit(some_prompt(1), "The mayor of Aville is Ann")
-    monkeypatch.setattr(engine._llm, "text", lambda ids: "".join(f"<{token}>" for token in ids))
+    spell_out(monkeypatch)
     written = [int(piece.text.strip("<>")) for piece in run(lambda: write(engine, edit=edit, tokens=9))]
     guessing(engine, monkeypatch, [*written, 90, 91, 92, 93])
     sizes = watched_runs(engine, monkeypatch)
@@ -163,7 +180,7 @@ def test_texts_that_are_written_together_share_the_places_of_a_step(
     engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edit = Edit(some_prompt(1), "The mayor of Aville is Ann")
-    monkeypatch.setattr(engine._llm, "text", lambda ids: "".join(f"<{token}>" for token in ids))
+    spell_out(monkeypatch)
     written = [int(piece.text.strip("<>")) for piece in run(lambda: write(engine, edit=edit, tokens=9))]
     guessing(engine, monkeypatch, written)
     sizes = watched_runs(engine, monkeypatch)
@@ -197,8 +214,7 @@ def test_guesses_at_texts_that_are_written_together_change_nothing(
 
 def test_a_text_comes_token_by_token(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(engine._llm)
-    # A random model's tokens are often halves of characters, which are held back.
-    monkeypatch.setattr(engine._llm, "text", lambda ids: "".join(f"<{token}>" for token in ids))
+    spell_out(monkeypatch)
 
     async def scenario() -> list[int]:
         async with aclosing(engine.write(None, engine.token_ids(TEXT), Decoding(5))) as pieces:
