@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from recipe_generator.batch_invariant_decoding import RowDecoder, take_back
 from recipe_generator.draft import Draft
 from recipe_generator.engine import Decoding, Edit, Piece, Text, tokens_in_front
-from recipe_generator.rows import RowDecoder, take_back
 from recipe_generator.sampling import Sampler
 from recipe_generator.text_stream import TextStream, failed, stopping
 from recipe_model.copying import Copying

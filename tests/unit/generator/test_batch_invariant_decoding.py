@@ -5,8 +5,14 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from recipe_generator import rows
-from recipe_generator.rows import RowDecoder, blocks_that_keep_bits, take_back, take_rows_in_blocks
+from recipe_generator import batch_invariant_decoding
+from recipe_generator.batch_invariant_decoding import (
+    BLOCKS,
+    RowDecoder,
+    blocks_that_keep_bits,
+    take_back,
+    take_rows_in_blocks,
+)
 from recipe_model.identity import identify
 from recipe_model.language_model import LanguageModel
 from tiny_models import VOCABULARY, byte_tokenizer
@@ -116,25 +122,29 @@ def test_tokens_that_are_read_in_one_step_get_the_logits_of_steps_of_their_own(
 
 
 def test_a_step_is_filled_up_where_layers_take_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "blocks_that_keep_bits", lambda weight: [1, 8] if len(weight) != HIDDEN else [1])
+    monkeypatch.setattr(
+        batch_invariant_decoding, "blocks_that_keep_bits", lambda weight: [1, 8] if len(weight) != HIDDEN else [1]
+    )
     decoder = RowDecoder(make_llm(torch.float32))
     assert [decoder.free_places(texts) for texts in (1, 7, 8, 9, 32)] == [7, 1, 0, 7, 0]
 
 
 def test_there_are_no_free_places_where_few_weights_take_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "blocks_that_keep_bits", lambda weight: [1, 8] if len(weight) == VOCABULARY else [1])
+    monkeypatch.setattr(
+        batch_invariant_decoding, "blocks_that_keep_bits", lambda weight: [1, 8] if len(weight) == VOCABULARY else [1]
+    )
     assert RowDecoder(make_llm(torch.float32)).free_places(1) == 0
 
 
 def test_there_are_no_free_places_without_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "blocks_that_keep_bits", lambda _: [1])
+    monkeypatch.setattr(batch_invariant_decoding, "blocks_that_keep_bits", lambda _: [1])
     assert RowDecoder(make_llm(torch.float32)).free_places(1) == 0
 
 
 def test_there_are_no_free_places_where_a_window_forgets_what_a_wrong_guess_pushed_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rows, "blocks_that_keep_bits", lambda _: [1, 8])
+    monkeypatch.setattr(batch_invariant_decoding, "blocks_that_keep_bits", lambda _: [1, 8])
     llm = make_llm(torch.float32)
     assert RowDecoder(llm).free_places(1) == 7
     llm.model.config.sliding_window = 8
@@ -153,9 +163,9 @@ def test_a_product_that_adds_up_in_another_order_for_more_rows_is_found_out(
     def backwards_when_several(batch: Tensor, other: Tensor) -> Tensor:
         return one_by_one(batch, other) if len(batch) == 1 else one_by_one(batch.flip(-1), other.flip(-1))
 
-    monkeypatch.setattr(rows, "linear", one_by_one)
-    assert blocks_that_keep_bits(weight) == list(rows.BLOCKS)
-    monkeypatch.setattr(rows, "linear", backwards_when_several)
+    monkeypatch.setattr(batch_invariant_decoding, "linear", one_by_one)
+    assert blocks_that_keep_bits(weight) == list(BLOCKS)
+    monkeypatch.setattr(batch_invariant_decoding, "linear", backwards_when_several)
     assert blocks_that_keep_bits(weight) == [1]
 
 
@@ -180,7 +190,7 @@ def test_a_layer_takes_the_smallest_block_that_holds_all_rows_or_several_of_the_
     seen: list[int] = []
     plain = layer.forward
     monkeypatch.setattr(layer, "forward", lambda block: seen.append(len(block)) or plain(block))  # type: ignore[func-returns-value]
-    monkeypatch.setattr(rows, "blocks_that_keep_bits", lambda _: sizes)
+    monkeypatch.setattr(batch_invariant_decoding, "blocks_that_keep_bits", lambda _: sizes)
 
     take_rows_in_blocks(nn.Sequential(layer))
 
@@ -202,7 +212,7 @@ def test_a_layer_of_another_kind_takes_row_after_row() -> None:
 
 
 def test_a_weight_of_odd_length_can_be_tried() -> None:
-    assert blocks_that_keep_bits(torch.empty(5, 1)) == list(rows.BLOCKS)
+    assert blocks_that_keep_bits(torch.empty(5, 1)) == list(BLOCKS)
 
 
 def test_the_model_is_never_changed() -> None:
