@@ -60,7 +60,9 @@ class GeneratorMetrics:
         )
         self.tokens = Counter("recipe_generator_tokens", "Tokens of finished answers.", registry=registry)
         self.inside = Gauge(
-            "recipe_generator_requests_inside", "Requests being answered or waiting for it.", registry=registry
+            "recipe_generator_requests_inside",
+            "Requests being answered or waiting for it; a Compare is two.",
+            registry=registry,
         )
         self.places = Gauge(
             "recipe_generator_request_places", "Requests that may be inside; one more is refused.", registry=registry

@@ -7,11 +7,13 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_health.v1 import health_pb2
+from pydantic import ValidationError
 
 from generation_harness import MISS, TEXT, FakeRetriever, Gate, Setup, Stub, health
 from recipe_common.errors import UnavailableError
 from recipe_generator import server as server_module
 from recipe_generator.server import GeneratorServer
+from recipe_generator.settings import GeneratorSettings
 from recipe_model.language_model import LanguageModel
 from recipe_protos.generator.v1 import generator_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2
@@ -60,6 +62,30 @@ def test_one_request_too_many_is_told_when_to_come_back_and_the_others_are_answe
     retry = error_details_pb2.RetryInfo()
     assert detail.Unpack(retry)
     assert retry.retry_delay.ToMilliseconds() >= 100
+
+
+def test_a_comparison_needs_a_place_for_each_of_its_texts(setup: Setup) -> None:
+    setup.settings = {"max_rows": 1, "max_waiting": 1}
+    both = pb.CompareRequest(prompt=TEXT, max_new_tokens=4)
+
+    async def scenario(stub: Stub, _: GeneratorServer, __: grpc.aio.Channel) -> list[Any]:
+        gate = Gate(setup.llm)
+        inside = asyncio.ensure_future(stub.Generate(OFF))
+        await gate.until_begun(1)
+        refused = await asyncio.gather(stub.Compare(both), return_exceptions=True)
+        gate.open()
+        await inside
+        return [*refused, await stub.Compare(both)]
+
+    refused, compared = setup.run(scenario)
+
+    assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert compared.without_knowledge.text == make_language_model().generate(None, TEXT, 4).text
+
+
+def test_a_generator_has_places_for_a_comparison() -> None:
+    with pytest.raises(ValidationError, match="MAX_ROWS and RECIPE_GENERATOR_MAX_WAITING must be at least 2"):
+        GeneratorSettings(max_rows=1, max_waiting=0)
 
 
 def test_a_request_that_takes_longer_than_the_server_allows_is_ended(setup: Setup) -> None:
