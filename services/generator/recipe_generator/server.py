@@ -140,9 +140,11 @@ class GeneratorServer:
             await server.set_serving(True)
 
     async def _works(self) -> bool:
+        """Whether it writes something in the time that a request has; it may have to wait for its turn, as those do."""
         try:
-            await self._write_something()
-        except RecipeError:
+            async with asyncio.timeout(self._settings.request_seconds):
+                await self._write_something()
+        except (RecipeError, TimeoutError):
             logger.warning("the LLM does not work; health is NOT_SERVING until it does")
             return False
         return True

@@ -1,6 +1,7 @@
 """Too many requests, too little time, a model or a retriever that fails, and an orderly end."""
 
 import asyncio
+from threading import Event
 from typing import Any
 
 import grpc
@@ -163,6 +164,31 @@ def test_health_follows_the_model(setup: Setup, monkeypatch: pytest.MonkeyPatch)
 
     assert codes(results) == [grpc.StatusCode.INTERNAL, grpc.StatusCode.OK]
     assert results[0].details() == "the LLM failed; the log of the generator has the cause"
+
+
+def test_a_model_that_hangs_when_it_is_tried_is_not_serving(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_PROBE_SECONDS", 0.01)
+    setup.settings = {"request_seconds": 0.5}
+    failed, goes_on = Event(), Event()
+
+    def fail_and_hang(*_: object) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("out of memory")
+        assert goes_on.wait(20)
+
+    async def scenario(stub: Stub, _: GeneratorServer, channel: grpc.aio.Channel) -> Any:
+        setup.llm.model.register_forward_pre_hook(fail_and_hang)
+        await asyncio.gather(stub.Generate(OFF), return_exceptions=True)
+        async with asyncio.timeout(10):
+            while await health(channel) == SERVING:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        goes_on.set()
+        while await health(channel) == NOT_SERVING:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        return await stub.Generate(OFF)
+
+    assert setup.run(scenario).text == make_language_model().generate(None, TEXT, 4).text
 
 
 def test_a_stop_lets_those_inside_end_and_refuses_others(setup: Setup) -> None:
