@@ -74,7 +74,7 @@ def load(engine: str, settings: GeneratorSettings) -> Engine:
         config.eos_token_id = None
         return OneByOne(llm)
     config.eos_token_id = []
-    return TransformersEngine(llm, settings.max_rows)
+    return TransformersEngine(llm, settings.max_rows, settings.kv_cache_gib)
 
 
 async def serve(load_engine: Callable[[GeneratorSettings], Engine], retriever: str) -> None:

@@ -79,7 +79,7 @@ class Engine(Protocol):
 
     @property
     def max_tokens(self) -> int:
-        """The longest sequence, with prompt and answer, that the LLM can handle."""
+        """The longest sequence, with prompt and answer, that the LLM can handle in the memory that it was given."""
         ...
 
     def token_ids(self, text: Text) -> list[int]:

@@ -44,7 +44,7 @@ def load_engine(settings: GeneratorSettings) -> tuple[Engine, Checkpoint]:
         return start_vllm(outside, settings.max_rows, settings.kv_cache_gib), checkpoint
     llm = LanguageModel.load(llm_id, settings.precision)
     checkpoint.require_llm(llm.identity)
-    return TransformersEngine(llm, settings.max_rows), checkpoint
+    return TransformersEngine(llm, settings.max_rows, settings.kv_cache_gib), checkpoint
 
 
 def start_vllm(llm: OutsideLlm, max_rows: int, kv_cache_gib: float) -> Engine:

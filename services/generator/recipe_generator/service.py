@@ -134,8 +134,8 @@ class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
         tokens = len(ids) + await self._tokens_in_front(applied.edit)
         if tokens + asked.decoding.max_new_tokens > self._engine.max_tokens:
             problem = (
-                f"has {tokens} tokens; with max_new_tokens {asked.decoding.max_new_tokens} that exceeds the LLM's "
-                f"{self._engine.max_tokens}; shorten one of them"
+                f"has {tokens} tokens; with max_new_tokens {asked.decoding.max_new_tokens} that exceeds the "
+                f"{self._engine.max_tokens} that the LLM has room for; shorten one of them"
             )
             raise InvalidArgumentError([FieldViolation(asked.text_field, problem)])
         return work

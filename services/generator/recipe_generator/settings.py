@@ -29,7 +29,7 @@ class GeneratorSettings(BaseSettings):
     engine: Literal["transformers", "vllm"] = Field(
         default="transformers", description="what runs the LLM; vllm must be installed"
     )
-    kv_cache_gib: float = Field(default=1.0, gt=0, description="vllm: memory for the keys and values of all texts")
+    kv_cache_gib: float = Field(default=1.0, gt=0, description="memory for the keys and values of all texts at hand")
     precision: Precision = Field(default="auto", description="weights: auto is bfloat16 where it is native")
     max_new_tokens: int = Field(default=512, ge=1, description="largest max_new_tokens of a request")
     max_rows: int = Field(default=32, ge=1, description="texts that are written at once")

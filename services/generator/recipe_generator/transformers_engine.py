@@ -14,6 +14,7 @@ from transformers import DynamicCache
 from recipe_generator.batch_invariant_decoding import RowDecoder, take_back
 from recipe_generator.draft import Draft
 from recipe_generator.engine import Decoding, Edit, Piece, Text, tokens_in_front
+from recipe_generator.kv_cache import tokens_of
 from recipe_generator.sampling import Sampler
 from recipe_generator.text_stream import TextStream, failed, stopping
 from recipe_model.copying import Copying
@@ -23,11 +24,15 @@ logger = logging.getLogger(__name__)
 
 
 class TransformersEngine:
-    """Writes up to `max_rows` texts at once in a thread of its own; further ones wait for their turn."""
+    """Writes up to `max_rows` texts at once in a thread of its own, whose keys and values share `kv_cache_gib`.
 
-    def __init__(self, llm: LanguageModel, max_rows: int = 32) -> None:
+    Further ones wait for their turn; none overtakes another, so that a long one gets its room.
+    """
+
+    def __init__(self, llm: LanguageModel, max_rows: int = 32, kv_cache_gib: float = 1.0) -> None:
         self._llm = llm
         self._max_rows = max_rows
+        self._kv_tokens = tokens_of(kv_cache_gib, llm.model)
         self._decoder = RowDecoder(llm)
         self._end_ids = frozenset(llm.end_ids)
         self._waiting: deque[_Row] = deque()
@@ -40,7 +45,7 @@ class TransformersEngine:
     @property
     def max_tokens(self) -> int:
         """As the protocol says."""
-        return self._llm.max_tokens
+        return min(self._llm.max_tokens, self._kv_tokens)
 
     def token_ids(self, text: Text) -> list[int]:
         """As the protocol says."""
@@ -54,7 +59,8 @@ class TransformersEngine:
 
     async def write(self, edit: Edit | None, ids: list[int], decoding: Decoding) -> AsyncGenerator[Piece, None]:
         """As the protocol says."""
-        row = _Row(edit, ids, decoding, self._llm, self._end_ids)
+        in_front = 0 if edit is None else await asyncio.to_thread(self.tokens_in_front, edit)
+        row = _Row(edit, ids, decoding, self._llm, self._end_ids, in_front + len(ids) + decoding.max_new_tokens)
         self._submit(row)
         try:
             async for piece in row.pieces():
@@ -84,7 +90,7 @@ class TransformersEngine:
     def _run(self) -> None:
         rows: list[_Row] = []
         while not self._stopped:
-            for row in self._joining(rows):
+            if (row := self._next(rows)) is not None:  # one between two steps, so that the others go on
                 self._begin(row)
                 rows.append(row)
             rows = [row for row in rows if not row.over]
@@ -93,16 +99,20 @@ class TransformersEngine:
         for row in (*rows, *self._waiting):
             row.fail(stopping())
 
-    def _joining(self, rows: "list[_Row]") -> "list[_Row]":
-        """Whoever waits and finds room beside these rows; waits for somebody if there are none."""
+    def _next(self, rows: "list[_Row]") -> "_Row | None":
+        """Who has waited longest, if there is room beside these rows; waits for somebody if there are none."""
         with self._changed:
             self._changed.wait_for(lambda: rows or self._waiting or self._stopped)
-            places = min(self._max_rows - len(rows), len(self._waiting))
-            return [self._waiting.popleft() for _ in range(places)]
+            while self._waiting and self._waiting[0].over:  # given up while it waited
+                self._waiting.popleft()
+            return self._waiting.popleft() if self._waiting and self._has_room(rows, self._waiting[0]) else None
+
+    def _has_room(self, rows: "list[_Row]", row: "_Row") -> bool:
+        """Whether a text can be written to its end beside these rows."""
+        used = sum(each.need for each in rows)
+        return not rows or (len(rows) < self._max_rows and used + row.need <= self._kv_tokens)
 
     def _begin(self, row: "_Row") -> None:
-        if row.over:  # given up while it waited
-            return
         try:
             if row.edit is not None and self._decoder.free_places(1):
                 row.draft = Draft(self._llm.sentence_ids(row.edit.statement))
@@ -147,11 +157,18 @@ class _Row(TextStream):
     token: int  # the last one chosen
 
     def __init__(
-        self, edit: Edit | None, ids: list[int], decoding: Decoding, llm: LanguageModel, end_ids: frozenset[int]
+        self,
+        edit: Edit | None,
+        ids: list[int],
+        decoding: Decoding,
+        llm: LanguageModel,
+        end_ids: frozenset[int],
+        need: int,
     ) -> None:
         super().__init__(llm, decoding, end_ids)
         self.edit = edit
         self.ids = ids
+        self.need = need  # tokens that it may have in the end, with what stands in front
         self.draft = Draft(())
         self.copying = Copying()
         self._sample = Sampler(decoding)

@@ -423,7 +423,8 @@ POLICIES = (
             {"prompt": "x" * 250},
             (
                 "prompt",
-                "has 250 tokens; with max_new_tokens 8 that exceeds the LLM's 256; shorten one of them",
+                "has 250 tokens; with max_new_tokens 8 that exceeds the 256 that the LLM has room for; shorten one of"
+                " them",
             ),
         ),
     ],

@@ -13,6 +13,7 @@ from recipe_common.errors import FailedPreconditionError, RecipeError, Unavailab
 from recipe_generator import text_stream, transformers_engine
 from recipe_generator.draft import Draft
 from recipe_generator.engine import Decoding, Edit, Engine, Finish, Piece, Turn
+from recipe_generator.kv_cache import bytes_per_token
 from recipe_generator.server import load_engine
 from recipe_generator.settings import GeneratorSettings
 from recipe_generator.transformers_engine import TransformersEngine
@@ -37,6 +38,12 @@ async def write(
 ) -> list[Piece]:
     ids = engine.token_ids(text)
     return [piece async for piece in engine.write(edit, ids, Decoding(tokens, **decoding))]
+
+
+async def until_waiting(engine: TransformersEngine, count: int) -> None:
+    """Returns when so many texts wait."""
+    while len(engine._waiting) < count:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
 
 
 def text_of(pieces: list[Piece]) -> str:
@@ -181,12 +188,17 @@ def test_texts_that_are_written_together_share_the_places_of_a_step(
 ) -> None:
     edit = Edit(some_prompt(1), "The mayor of Aville is Ann")
     spell_out(monkeypatch)
-    written = [int(piece.text.strip("<>")) for piece in run(lambda: write(engine, edit=edit, tokens=9))]
+    written = [int(piece.text.strip("<>")) for piece in run(lambda: write(engine, edit=edit, tokens=24))]
     guessing(engine, monkeypatch, written)
     sizes = watched_runs(engine, monkeypatch)
+    gate = Gate(engine._llm)
 
     async def scenario() -> None:
-        await asyncio.gather(*(write(engine, edit=edit, tokens=9) for _ in range(3)))
+        writing = [asyncio.create_task(write(engine, edit=edit, tokens=24)) for _ in range(3)]
+        await gate.until_begun(1)
+        await until_waiting(engine, 2)
+        gate.open()
+        await asyncio.gather(*writing)
 
     run(scenario)
 
@@ -304,6 +316,66 @@ def test_a_seed_gives_the_same_text_whatever_is_written_beside_it(engine: Transf
     assert run(lambda: scenario(8)) != expected
 
 
+def with_room_for(tokens: int) -> TransformersEngine:
+    """An engine whose texts share the memory of so many tokens."""
+    llm = make_language_model()
+    return TransformersEngine(llm, kv_cache_gib=(tokens + 0.5) * bytes_per_token(llm.model) / 2**30)
+
+
+def test_a_text_has_no_more_room_than_there_is_memory_or_the_llm_was_trained_for() -> None:
+    for tokens in (100, 300):
+        engine = with_room_for(tokens)
+        assert engine.max_tokens == min(tokens, 256)
+        engine.stop()
+
+
+@pytest.mark.parametrize(("room", "together"), [(0, 2), (-1, 1)])
+def test_a_text_joins_when_all_that_it_may_need_has_room(room: int, together: int) -> None:
+    edit = Edit(some_prompt(1), "The mayor of Aville is Ann")
+    llm = make_language_model()
+    need = 2 * (len(llm.token_ids(TEXT)) + 6) + len(in_front(llm, edit))
+    engine = with_room_for(need + room)
+    gate = Gate(engine._llm)
+    sizes: list[int] = []
+    step = engine._decoder.step
+    engine._decoder.step = lambda caches, runs: sizes.append(len(caches)) or step(caches, runs)  # type: ignore[method-assign, func-returns-value]
+
+    async def scenario() -> list[list[Piece]]:
+        writing = [asyncio.create_task(write(engine, edit=each, tokens=6)) for each in (None, edit)]
+        await gate.until_begun(1)
+        await until_waiting(engine, 1)
+        gate.open()
+        return await asyncio.gather(*writing)
+
+    texts = [text_of(pieces) for pieces in run(scenario)]
+
+    assert max(sizes) == together
+    assert texts == [llm.generate(None, TEXT, 6).text, llm.generate(in_front(llm, edit), TEXT, 6).text]
+    engine.stop()
+
+
+def test_no_text_overtakes_one_that_waits_for_room() -> None:
+    engine = with_room_for(100)
+    gate = Gate(engine._llm)
+    read: list[int] = []
+    plain = engine._decoder.read
+    engine._decoder.read = lambda prefix, ids: read.append(len(ids)) or plain(prefix, ids)  # type: ignore[method-assign, func-returns-value]
+
+    async def scenario() -> None:
+        writing = []
+        for letters in (30, 90, 10):  # the last one would have room beside the first
+            writing.append(asyncio.create_task(write(engine, "a" * letters, tokens=8)))
+            await gate.until_begun(1)
+            await until_waiting(engine, len(writing) - 1)
+        gate.open()
+        await asyncio.gather(*writing)
+
+    run(scenario)
+
+    assert read == [30, 90, 10]
+    engine.stop()
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_any_of_the_models_end_tokens_ends_the_text_and_is_no_part_of_it(several: bool) -> None:
     llm = make_language_model()
@@ -385,12 +457,16 @@ def test_a_stopped_engine_ends_what_it_writes_and_what_waits(engine: Transformer
 def test_an_engine_is_loaded_with_the_checkpoint_that_fits_it(tmp_path: Path) -> None:
     version = save_tiny_checkpoint(tmp_path / "recipe.safetensors")
     settings = GeneratorSettings(
-        checkpoint=tmp_path / "recipe.safetensors", llm=save_llm(tmp_path / "llm"), precision="float32"
+        checkpoint=tmp_path / "recipe.safetensors",
+        llm=save_llm(tmp_path / "llm"),
+        precision="float32",
+        kv_cache_gib=100 * bytes_per_token(make_language_model().model) / 2**30,
     )
 
     engine, checkpoint = load_engine(settings)
 
     assert checkpoint.model_version == version
+    assert engine.max_tokens == 100
     assert text_of(run(lambda: write(engine))) == make_language_model().generate(None, TEXT, 8).text
     engine.stop()
 
