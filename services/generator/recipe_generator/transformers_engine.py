@@ -1,4 +1,7 @@
-"""The LLM in this process, through transformers: texts join and leave a batch between two steps."""
+"""The LLM in this process, through transformers: texts join and leave a batch between two steps.
+
+One joins at a time, and while it is read, the others have steps: no text waits for another one's length.
+"""
 
 import asyncio
 import logging
@@ -35,6 +38,7 @@ class TransformersEngine:
         self._kv_tokens = tokens_of(kv_cache_gib, llm.model)
         self._decoder = RowDecoder(llm)
         self._end_ids = frozenset(llm.end_ids)
+        self._rows: list[_Row] = []  # the batch; the thread's own
         self._waiting: deque[_Row] = deque()
         self._changed = Condition()  # guards _waiting and _stopped
         self._stopped = False
@@ -88,29 +92,27 @@ class TransformersEngine:
             self._changed.notify()
 
     def _run(self) -> None:
-        rows: list[_Row] = []
         while not self._stopped:
-            if (row := self._next(rows)) is not None:  # one between two steps, so that the others go on
+            if (row := self._next()) is not None:  # one between two steps, so that the others go on
                 self._begin(row)
-                rows.append(row)
-            rows = [row for row in rows if not row.over]
-            if rows:
-                self._step(rows)
-        for row in (*rows, *self._waiting):
+                self._rows.append(row)
+            self._step()
+        for row in (*self._rows, *self._waiting):
             row.fail(stopping())
 
-    def _next(self, rows: "list[_Row]") -> "_Row | None":
-        """Who has waited longest, if there is room beside these rows; waits for somebody if there are none."""
+    def _next(self) -> "_Row | None":
+        """Who has waited longest, if there is room beside the batch; waits for somebody if that is empty."""
+        self._rows = [row for row in self._rows if not row.over]
         with self._changed:
-            self._changed.wait_for(lambda: rows or self._waiting or self._stopped)
+            self._changed.wait_for(lambda: self._rows or self._waiting or self._stopped)
             while self._waiting and self._waiting[0].over:  # given up while it waited
                 self._waiting.popleft()
-            return self._waiting.popleft() if self._waiting and self._has_room(rows, self._waiting[0]) else None
+            return self._waiting.popleft() if self._waiting and self._has_room(self._waiting[0]) else None
 
-    def _has_room(self, rows: "list[_Row]", row: "_Row") -> bool:
-        """Whether a text can be written to its end beside these rows."""
-        used = sum(each.need for each in rows)
-        return not rows or (len(rows) < self._max_rows and used + row.need <= self._kv_tokens)
+    def _has_room(self, row: "_Row") -> bool:
+        """Whether a text can be written to its end beside the batch."""
+        used = sum(each.need for each in self._rows)
+        return not self._rows or (len(self._rows) < self._max_rows and used + row.need <= self._kv_tokens)
 
     def _begin(self, row: "_Row") -> None:
         try:
@@ -118,10 +120,18 @@ class TransformersEngine:
                 row.draft = Draft(self._llm.sentence_ids(row.edit.statement))
             if row.edit is not None and row.edit.answer and row.edit.copying:
                 row.copying = self._llm.copying(row.edit.statement, row.edit.answer, self._llm.end_ids)
-            row.cache, logits = self._decoder.read(self._in_front(row.edit), row.ids)
+            row.cache, logits = self._decoder.read(self._in_front(row.edit), row.ids, lambda: self._meanwhile(row))
             row.choose(logits)
+        except _GivenUpError:
+            row.fail(stopping())
         except Exception:  # noqa: BLE001 (the thread's boundary: the row fails, others live on)
             self._fail([row])
+
+    def _meanwhile(self, row: "_Row") -> None:
+        """A step of the batch while a text is read that will join it. Raises _GivenUpError if none needs that text."""
+        if row.over or self._stopped:
+            raise _GivenUpError
+        self._step()
 
     def _in_front(self, edit: Edit | None) -> Tensor | None:
         """What is told of the fact [n + l, d]."""
@@ -130,7 +140,10 @@ class TransformersEngine:
         with torch.inference_mode():
             return self._llm.told(edit.statement, edit.answer, torch.from_numpy(edit.prompt.copy()))
 
-    def _step(self, rows: "list[_Row]") -> None:
+    def _step(self) -> None:
+        rows = [row for row in self._rows if not row.over]
+        if not rows:
+            return
         try:
             places = self._decoder.free_places(len(rows))
             runs = []
@@ -148,6 +161,10 @@ class TransformersEngine:
         for row in rows:
             row.fail(failed())
         rows[0].in_loop(self._failed.set)
+
+
+class _GivenUpError(Exception):
+    """A text is not needed any more."""
 
 
 class _Row(TextStream):

@@ -15,7 +15,7 @@ from recipe_generator.batch_invariant_decoding import (
 )
 from recipe_model.identity import identify
 from recipe_model.language_model import LanguageModel
-from tiny_models import VOCABULARY, byte_tokenizer
+from tiny_models import VOCABULARY, byte_tokenizer, make_language_model
 
 NEW_TOKENS = 6
 HIDDEN = 576  # as the default LLM's: smaller sums are taken in one order only
@@ -91,6 +91,37 @@ def test_rows_that_come_and_go_get_the_logits_of_plain_transformers(dtype: torch
 
     assert max(sizes) > 8  # more than one block, where there are blocks
     assert len(sizes) > 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_texts_that_go_on_while_a_long_one_is_read_get_the_logits_of_plain_transformers_and_so_does_that(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(batch_invariant_decoding, "_READ_AT_ONCE", 1)  # a pause before each layer but the first
+    expected = [plain(make_llm(dtype), number) for number in range(2)]
+    llm = make_llm(dtype)
+    decoder = RowDecoder(llm)
+    first, _ = decoder.read(some_prompt(0), llm.token_ids(TEXTS[0]))
+    between: list[Tensor] = []
+
+    def step() -> None:
+        between.extend(decoder.step([first], [expected[0][0][:1]]))
+
+    second, logits = decoder.read(some_prompt(1), llm.token_ids(TEXTS[1]), step)
+    after = decoder.step([first, second], [expected[0][0][1:2], expected[1][0][:1]])
+
+    assert torch.equal(logits.float(), expected[1][1][0])
+    assert torch.equal(torch.cat(between).float(), expected[0][1][1:2])
+    assert torch.equal(after[0].float(), expected[0][1][2:3])
+    assert torch.equal(after[1].float(), expected[1][1][1:2])
+
+
+@pytest.mark.parametrize(("tokens", "pauses"), [(255, 0), (256, 0), (257, 1), (1000, 1)])
+def test_a_text_is_read_with_a_pause_for_as_many_tokens_as_are_read_at_once(tokens: int, pauses: int) -> None:
+    llm = make_language_model()  # of two layers
+    made: list[None] = []
+    RowDecoder(llm).read(None, [5] * tokens, lambda: made.append(None))
+    assert len(made) == pauses
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -10,7 +10,7 @@ import pytest
 
 from generation_harness import TEXT, Gate, in_front, some_prompt
 from recipe_common.errors import FailedPreconditionError, RecipeError, UnavailableError
-from recipe_generator import text_stream, transformers_engine
+from recipe_generator import batch_invariant_decoding, text_stream, transformers_engine
 from recipe_generator.draft import Draft
 from recipe_generator.engine import Decoding, Edit, Engine, Finish, Piece, Turn
 from recipe_generator.kv_cache import bytes_per_token
@@ -270,6 +270,64 @@ def test_a_text_that_is_given_up_ends_within_a_step_and_the_others_go_on(engine:
     assert text_of(pieces) == make_language_model().generate(None, TEXT, 6).text
 
 
+def test_a_long_text_is_read_between_the_steps_of_the_others(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_invariant_decoding, "_READ_AT_ONCE", 1)
+    gate = Gate(engine._llm)
+
+    async def scenario() -> list[str]:
+        first = asyncio.create_task(write(engine, tokens=6))
+        await gate.until_begun(1)
+        second = asyncio.create_task(write(engine, TEXTS[1], tokens=6))
+        await until_waiting(engine, 1)
+        gate.let_one_pass()
+        await gate.until_begun(2)  # the first step, without the second text
+        gate.let_one_pass()
+        await gate.until_begun(3)  # the second text's reading
+        gate.let_one_pass()
+        await gate.until_begun(4)  # the first text's step within it
+        assert len(engine._rows) == 1
+        gate.open()
+        return [text_of(await each) for each in (first, second)]
+
+    llm = make_language_model()
+    assert run(scenario) == [llm.generate(None, text, 6).text for text in (TEXT, TEXTS[1])]
+    assert gate.begun == 2 + 5 + 5 - 3  # readings and steps, of which three are of both texts
+
+
+@pytest.mark.parametrize("ending", ["given up", "stopped"])
+def test_a_text_that_nobody_needs_is_read_no_further(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr(batch_invariant_decoding, "_READ_AT_ONCE", 1)
+    gate = Gate(engine._llm)
+    read: list[int] = []
+    attention: Any = engine._llm.model.base_model
+    attention.layers[1].register_forward_hook(lambda *_: read.append(1))
+
+    async def scenario() -> list[Any]:
+        writing = asyncio.create_task(write(engine))
+        await gate.until_begun(1)
+        if ending == "given up":
+            writing.cancel()
+            await asyncio.wait([writing])
+            stopping = asyncio.create_task(asyncio.sleep(0))
+        else:
+            stopping = asyncio.create_task(asyncio.to_thread(engine.stop))
+            await asyncio.sleep(0.1)
+        gate.open()
+        await stopping
+        return list(await asyncio.gather(writing, return_exceptions=True))
+
+    (error,) = run(scenario)
+    engine.stop()
+
+    assert isinstance(error, asyncio.CancelledError if ending == "given up" else UnavailableError)
+    assert read == []
+    assert not engine._failed.is_set()
+
+
 def test_a_text_that_is_given_up_while_it_waits_is_never_read(engine: TransformersEngine) -> None:
     gate = Gate(engine._llm)
 
@@ -354,12 +412,17 @@ def test_a_text_joins_when_all_that_it_may_need_has_room(room: int, together: in
     engine.stop()
 
 
-def test_no_text_overtakes_one_that_waits_for_room() -> None:
+def test_no_text_overtakes_one_that_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = with_room_for(100)
     gate = Gate(engine._llm)
     read: list[int] = []
     plain = engine._decoder.read
-    engine._decoder.read = lambda prefix, ids: read.append(len(ids)) or plain(prefix, ids)  # type: ignore[method-assign, func-returns-value]
+
+    def watched(prefix: Any, ids: list[int], pause: Any) -> Any:
+        read.append(len(ids))
+        return plain(prefix, ids, pause)
+
+    monkeypatch.setattr(engine._decoder, "read", watched)
 
     async def scenario() -> None:
         writing = []
