@@ -42,7 +42,7 @@ def load_engine(settings: GeneratorSettings) -> tuple[Engine, Checkpoint]:
         outside = OutsideLlm.load(llm_id, settings.precision)
         checkpoint.require_llm(outside.identity)
         return start_vllm(outside, settings.max_rows, settings.kv_cache_gib), checkpoint
-    llm = LanguageModel.load(llm_id, settings.precision)
+    llm = LanguageModel.load(llm_id, settings.precision, device=settings.device)
     checkpoint.require_llm(llm.identity)
     return TransformersEngine(llm, settings.max_rows, settings.kv_cache_gib), checkpoint
 

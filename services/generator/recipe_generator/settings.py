@@ -6,7 +6,7 @@ from typing import Final, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from recipe_model.defaults import Precision
+from recipe_model.defaults import DEFAULT_DEVICE, Precision
 
 ENV_PREFIX: Final = "RECIPE_GENERATOR_"
 
@@ -30,6 +30,10 @@ class GeneratorSettings(BaseSettings):
         default="transformers", description="what runs the LLM; vllm must be installed"
     )
     kv_cache_gib: float = Field(default=1.0, gt=0, description="memory for the keys and values of all texts at hand")
+    device: str = Field(
+        default=DEFAULT_DEVICE,
+        description="transformers: where PyTorch runs the LLM, as it names devices: cpu, or cuda for a GPU",
+    )
     precision: Precision = Field(default="auto", description="weights: auto is bfloat16 where it is native")
     max_new_tokens: int = Field(default=512, ge=1, description="largest max_new_tokens of a request")
     max_rows: int = Field(default=32, ge=1, description="texts that are written at once")

@@ -15,7 +15,7 @@ from recipe_generator.batch_invariant_decoding import (
 )
 from recipe_model.identity import identify
 from recipe_model.language_model import LanguageModel
-from tiny_models import VOCABULARY, byte_tokenizer, make_language_model
+from tiny_models import LLM_HIDDEN, VOCABULARY, byte_tokenizer, make_language_model
 
 NEW_TOKENS = 6
 HIDDEN = 576  # as the default LLM's: smaller sums are taken in one order only
@@ -244,6 +244,20 @@ def test_a_layer_of_another_kind_takes_row_after_row() -> None:
 
 def test_a_weight_of_odd_length_can_be_tried() -> None:
     assert blocks_that_keep_bits(torch.empty(5, 1)) == list(BLOCKS)
+
+
+def test_prompts_and_ids_are_put_where_the_llm_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_invariant_decoding, "blocks_that_keep_bits", lambda _: [1, 8])
+    llm = make_language_model()
+    module: nn.Module = llm.model
+    module.to("meta")  # which every machine has; it keeps shapes and no values
+    decoder = RowDecoder(llm)
+    told = llm.told("It is so", "", torch.zeros(3, LLM_HIDDEN, dtype=torch.float16))
+
+    inputs = llm.inputs(told, [5, 6, 7])
+    (logits,) = decoder.step([DynamicCache(config=llm.model.config)], [[8]])
+
+    assert {each.device.type for each in (told, *inputs.values(), logits)} == {"meta"}
 
 
 def test_the_model_is_never_changed() -> None:

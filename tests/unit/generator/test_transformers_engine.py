@@ -534,6 +534,15 @@ def test_an_engine_is_loaded_with_the_checkpoint_that_fits_it(tmp_path: Path) ->
     engine.stop()
 
 
+def test_a_device_that_is_not_there_names_the_fix(tmp_path: Path) -> None:
+    save_tiny_checkpoint(tmp_path / "recipe.safetensors")
+    settings = GeneratorSettings(
+        checkpoint=tmp_path / "recipe.safetensors", llm=save_llm(tmp_path / "llm"), device="abacus"
+    )
+    with pytest.raises(ModelUnavailableError, match=r"device: 'abacus' cannot be used .*; choose cpu"):
+        load_engine(settings)
+
+
 def test_an_engine_is_not_loaded_with_another_llms_checkpoint(tmp_path: Path) -> None:
     save_tiny_checkpoint(tmp_path / "recipe.safetensors", seed=0)
     settings = GeneratorSettings(
