@@ -34,6 +34,7 @@ class OneByOne:
         self._llm = llm
         self._thread = ThreadPoolExecutor(1)  # the one that computes, as an engine's is
         self.max_tokens = llm.max_tokens
+        self.kv_tokens = self.kv_tokens_taken = 0
 
     def token_ids(self, text: Text) -> list[int]:
         return (

@@ -72,6 +72,16 @@ class GeneratorMetrics:
             "Requests refused because too many were inside.",
             registry=registry,
         )
+        self.kv_tokens = Gauge(
+            "recipe_generator_kv_cache_tokens",
+            "Tokens for which the KV cache has room; 0 with vLLM, which divides the memory by itself.",
+            registry=registry,
+        )
+        self.kv_tokens_taken = Gauge(
+            "recipe_generator_kv_cache_tokens_taken",
+            "Tokens that the texts being written may need of the KV cache; a text that has no room beside them waits.",
+            registry=registry,
+        )
         self.model_info = Gauge(
             "recipe_generator_model_info",
             "1 for the model version of the checkpoint that is loaded.",

@@ -88,6 +88,8 @@ class GeneratorServer:
         registry = CollectorRegistry()
         metrics = GeneratorMetrics(registry)
         metrics.model_info.labels(self._checkpoint.model_version).set(1)
+        metrics.kv_tokens.set(self._engine.kv_tokens)
+        metrics.kv_tokens_taken.set_function(lambda: self._engine.kv_tokens_taken)
         self._channel = grpc.aio.insecure_channel(self._settings.retriever, options=client_options(RETRIEVER))
         self._admission = Admission(self._settings.max_rows + self._settings.max_waiting, metrics)
         service = self._service(self._channel, metrics, self._admission)

@@ -49,7 +49,17 @@ class TransformersEngine:
     @property
     def max_tokens(self) -> int:
         """As the protocol says."""
-        return min(self._llm.max_tokens, self._kv_tokens)
+        return min(self._llm.max_tokens, self.kv_tokens)
+
+    @property
+    def kv_tokens(self) -> int:
+        """As the protocol says."""
+        return self._kv_tokens
+
+    @property
+    def kv_tokens_taken(self) -> int:
+        """As the protocol says."""
+        return sum(row.need for row in self._rows if not row.over)
 
     def token_ids(self, text: Text) -> list[int]:
         """As the protocol says."""
@@ -94,9 +104,9 @@ class TransformersEngine:
     def _run(self) -> None:
         while not self._stopped:
             if (row := self._next()) is not None:  # one between two steps, so that the others go on
-                self._begin(row)
                 self._rows.append(row)
-            self._step()
+                self._begin(row)
+            self._step(self._rows)
         for row in (*self._rows, *self._waiting):
             row.fail(stopping())
 
@@ -110,9 +120,9 @@ class TransformersEngine:
             return self._waiting.popleft() if self._waiting and self._has_room(self._waiting[0]) else None
 
     def _has_room(self, row: "_Row") -> bool:
-        """Whether a text can be written to its end beside the batch."""
-        used = sum(each.need for each in self._rows)
-        return not self._rows or (len(self._rows) < self._max_rows and used + row.need <= self._kv_tokens)
+        """Whether a text can be written to its end beside the batch; alone it can, as `max_tokens` sees to it."""
+        fits = self.kv_tokens_taken + row.need <= self.kv_tokens
+        return not self._rows or (len(self._rows) < self._max_rows and fits)
 
     def _begin(self, row: "_Row") -> None:
         try:
@@ -128,10 +138,10 @@ class TransformersEngine:
             self._fail([row])
 
     def _meanwhile(self, row: "_Row") -> None:
-        """A step of the batch while a text is read that will join it. Raises _GivenUpError if none needs that text."""
+        """A step of the others while a text is read. Raises _GivenUpError if nobody needs that text any more."""
         if row.over or self._stopped:
             raise _GivenUpError
-        self._step()
+        self._step([other for other in self._rows if other is not row])
 
     def _in_front(self, edit: Edit | None) -> Tensor | None:
         """What is told of the fact [n + l, d]."""
@@ -140,8 +150,8 @@ class TransformersEngine:
         with torch.inference_mode():
             return self._llm.told(edit.statement, edit.answer, torch.from_numpy(edit.prompt.copy()))
 
-    def _step(self) -> None:
-        rows = [row for row in self._rows if not row.over]
+    def _step(self, batch: "list[_Row]") -> None:
+        rows = [row for row in batch if not row.over]
         if not rows:
             return
         try:

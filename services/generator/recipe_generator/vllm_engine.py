@@ -75,6 +75,16 @@ class VllmEngine:
         """As the protocol says."""
         return self._llm.max_tokens
 
+    @property
+    def kv_tokens(self) -> int:
+        """0: vLLM divides the memory by itself."""
+        return 0
+
+    @property
+    def kv_tokens_taken(self) -> int:
+        """0, as `kv_tokens`."""
+        return 0
+
     def token_ids(self, text: Text) -> list[int]:
         """As the protocol says."""
         if isinstance(text, str):

@@ -1,10 +1,12 @@
 """Rows get the bits that they get alone, from plain transformers, whoever stands beside them."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
+from generation_harness import in_front
 from recipe_generator import batch_invariant_decoding
 from recipe_generator.batch_invariant_decoding import (
     BLOCKS,
@@ -13,6 +15,7 @@ from recipe_generator.batch_invariant_decoding import (
     take_back,
     take_rows_in_blocks,
 )
+from recipe_generator.engine import Edit
 from recipe_model.identity import identify
 from recipe_model.language_model import LanguageModel
 from tiny_models import LLM_HIDDEN, VOCABULARY, byte_tokenizer, make_language_model
@@ -252,7 +255,7 @@ def test_prompts_and_ids_are_put_where_the_llm_is(monkeypatch: pytest.MonkeyPatc
     module: nn.Module = llm.model
     module.to("meta")  # which every machine has; it keeps shapes and no values
     decoder = RowDecoder(llm)
-    told = llm.told("It is so", "", torch.zeros(3, LLM_HIDDEN, dtype=torch.float16))
+    told = in_front(llm, Edit(np.zeros((3, LLM_HIDDEN), np.float16), "It is so"))
 
     inputs = llm.inputs(told, [5, 6, 7])
     (logits,) = decoder.step([DynamicCache(config=llm.model.config)], [[8]])

@@ -287,7 +287,6 @@ def test_a_long_text_is_read_between_the_steps_of_the_others(
         await gate.until_begun(3)  # the second text's reading
         gate.let_one_pass()
         await gate.until_begun(4)  # the first text's step within it
-        assert len(engine._rows) == 1
         gate.open()
         return [text_of(await each) for each in (first, second)]
 
@@ -402,12 +401,14 @@ def test_a_text_joins_when_all_that_it_may_need_has_room(room: int, together: in
         writing = [asyncio.create_task(write(engine, edit=each, tokens=6)) for each in (None, edit)]
         await gate.until_begun(1)
         await until_waiting(engine, 1)
+        assert engine.kv_tokens_taken == len(TEXT) + 6
         gate.open()
         return await asyncio.gather(*writing)
 
     texts = [text_of(pieces) for pieces in run(scenario)]
 
     assert max(sizes) == together
+    assert engine.kv_tokens_taken == 0
     assert texts == [llm.generate(None, TEXT, 6).text, llm.generate(in_front(llm, edit), TEXT, 6).text]
     engine.stop()
 
