@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from recipe_model.copying import Copying
-from recipe_model.defaults import DEFAULT_LLM, Precision
+from recipe_model.defaults import DEFAULT_DEVICE, DEFAULT_LLM, Precision
 from recipe_model.identity import ModelIdentity, identify
 from recipe_model.llm_tokens import LlmTokens, end_ids
 from recipe_model.pretrained import load_causal_lm
@@ -40,9 +40,11 @@ class LanguageModel(LlmTokens):
         cast("Any", model).get_output_embeddings().register_forward_pre_hook(_dense)
 
     @classmethod
-    def load(cls, model_id: str = DEFAULT_LLM, precision: Precision = "auto") -> "LanguageModel":
-        """Load by id; raises ModelUnavailableError naming the fix."""
-        model, tokenizer = load_causal_lm(model_id, precision)
+    def load(
+        cls, model_id: str = DEFAULT_LLM, precision: Precision = "auto", *, device: str = DEFAULT_DEVICE
+    ) -> "LanguageModel":
+        """Load by id, on a device that PyTorch names; raises ModelUnavailableError naming the fix."""
+        model, tokenizer = load_causal_lm(model_id, precision, device)
         return cls(model, tokenizer, identify(model_id, model))
 
     @property

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from tokenizers import Tokenizer
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from recipe_common.errors import FailedPreconditionError
@@ -21,6 +22,11 @@ class LlmTokens:
     def chats(self) -> bool:
         """Whether it has a chat template."""
         return self.tokenizer.chat_template is not None
+
+    @property
+    def backend(self) -> Tokenizer:
+        """The tokenizer below transformers', which can decode token by token."""
+        return cast("Any", self.tokenizer).backend_tokenizer  # type: ignore[no-any-return]
 
     def token_ids(self, text: str) -> list[int]:
         """The text's token ids, with whatever the tokenizer puts in front of every text."""

@@ -40,7 +40,8 @@ class OutsideLlm(LlmTokens):
     @classmethod
     def load(cls, model_id: str = DEFAULT_LLM, precision: Precision = "auto") -> "OutsideLlm":
         """Load by id; raises ModelUnavailableError naming the fix."""
-        return cls(model_id, find_causal_lm(model_id), load_word_embeddings(model_id), resolve_precision(precision))
+        dtype = resolve_precision(precision, gpu=torch.cuda.is_available())
+        return cls(model_id, find_causal_lm(model_id), load_word_embeddings(model_id), dtype)
 
     def embed(self, prompt: npt.NDArray[np.float16] | None, ids: Sequence[int], statement: str = "") -> Tensor:
         """[a fact's prompt; its words; words of a text]: an optional prompt [l, d] and t ids to [l + n + t, d].

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -31,7 +31,7 @@ from transformers import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
-from recipe_model.defaults import DEFAULT_ENCODER, DEFAULT_LLM, Precision
+from recipe_model.defaults import DEFAULT_DEVICE, DEFAULT_ENCODER, DEFAULT_LLM, Precision
 from recipe_model.errors import ModelUnavailableError
 from recipe_model.identity import ModelIdentity, identify
 
@@ -79,12 +79,12 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "recipe"
 
 
-def resolve_precision(precision: Precision) -> torch.dtype:
-    """The weights' dtype: "auto" is bfloat16 where the hardware computes it natively, else float32."""
+def resolve_precision(precision: Precision, *, gpu: bool) -> torch.dtype:
+    """The weights' dtype: "auto" is bfloat16 on a GPU and on a processor that computes it natively, else float32."""
     if precision == "auto":
         cpu = torch.cpu.get_capabilities()
         native = cpu.get("avx512_bf16") or cpu.get("amx_bf16") or cpu.get("bf16")
-        return torch.bfloat16 if native or torch.cuda.is_available() else torch.float32
+        return torch.bfloat16 if gpu or native else torch.float32
     return torch.float32 if precision == "float32" else torch.bfloat16
 
 
@@ -112,16 +112,21 @@ def load_text_encoder(model_id: str = DEFAULT_ENCODER) -> TextEncoder:
 
 
 def load_causal_lm(
-    model_id: str = DEFAULT_LLM, precision: Precision = "auto"
+    model_id: str = DEFAULT_LLM, precision: Precision = "auto", device: str = DEFAULT_DEVICE
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a frozen causal LM and its tokenizer. Raises ModelUnavailableError naming the fix."""
+    """Load a frozen causal LM, on a device that PyTorch names, and its tokenizer.
+
+    Raises ModelUnavailableError naming the fix.
+    """
+    place = available_device(device)
+    dtype = resolve_precision(precision, gpu=place.type != DEFAULT_DEVICE)
     with _loading(model_id):
         folder = _folder(model_id)
         refuse_without_rotary_positions(model_id, AutoConfig.from_pretrained(folder))
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=resolve_precision(precision))
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    model.eval()  # type: ignore[no-untyped-call]
-    model.requires_grad_(False)
+    module: nn.Module = model
+    module.to(place).eval().requires_grad_(False)
     return model, tokenizer
 
 

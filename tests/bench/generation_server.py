@@ -34,6 +34,7 @@ class OneByOne:
         self._llm = llm
         self._thread = ThreadPoolExecutor(1)  # the one that computes, as an engine's is
         self.max_tokens = llm.max_tokens
+        self.kv_tokens = self.kv_tokens_taken = 0
 
     def token_ids(self, text: Text) -> list[int]:
         return (
@@ -74,7 +75,7 @@ def load(engine: str, settings: GeneratorSettings) -> Engine:
         config.eos_token_id = None
         return OneByOne(llm)
     config.eos_token_id = []
-    return TransformersEngine(llm, settings.max_rows)
+    return TransformersEngine(llm, settings.max_rows, settings.kv_cache_gib)
 
 
 async def serve(load_engine: Callable[[GeneratorSettings], Engine], retriever: str) -> None:

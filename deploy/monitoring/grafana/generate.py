@@ -355,6 +355,15 @@ GENERATOR: Final[Rows] = {
                 ("sum(recipe_generator_request_places)", "places"),
             ],
         ),
+        Graph(
+            "Tokens in the KV cache and room for them",
+            "none",
+            [
+                ("sum(recipe_generator_kv_cache_tokens_taken)", "taken"),
+                ("sum(recipe_generator_kv_cache_tokens)", "room"),
+            ],
+            about="What the texts being written may need to their end. Texts wait for room; vLLM shows none.",
+        ),
     ],
     "Speed": [
         Graph("Time to the first token", "s", quantiles("recipe_generator_first_token_seconds", (0.5, 0.9, 0.99))),

@@ -78,7 +78,17 @@ class Engine(Protocol):
 
     @property
     def max_tokens(self) -> int:
-        """The longest sequence, with prompt and answer, that the LLM can handle."""
+        """The longest sequence, with prompt and answer, that the LLM can handle in the memory that it was given."""
+        ...
+
+    @property
+    def kv_tokens(self) -> int:
+        """For how many tokens it has room to keep keys and values; 0 if it leaves that to others."""
+        ...
+
+    @property
+    def kv_tokens_taken(self) -> int:
+        """For how many of them texts that are being written have taken the room."""
         ...
 
     def token_ids(self, text: Text) -> list[int]:

@@ -60,7 +60,9 @@ class GeneratorMetrics:
         )
         self.tokens = Counter("recipe_generator_tokens", "Tokens of finished answers.", registry=registry)
         self.inside = Gauge(
-            "recipe_generator_requests_inside", "Requests being answered or waiting for it.", registry=registry
+            "recipe_generator_requests_inside",
+            "Requests being answered or waiting for it; a Compare is two.",
+            registry=registry,
         )
         self.places = Gauge(
             "recipe_generator_request_places", "Requests that may be inside; one more is refused.", registry=registry
@@ -68,6 +70,16 @@ class GeneratorMetrics:
         self.refused = Counter(
             "recipe_generator_requests_refused",
             "Requests refused because too many were inside.",
+            registry=registry,
+        )
+        self.kv_tokens = Gauge(
+            "recipe_generator_kv_cache_tokens",
+            "Tokens for which the KV cache has room; 0 with vLLM, which divides the memory by itself.",
+            registry=registry,
+        )
+        self.kv_tokens_taken = Gauge(
+            "recipe_generator_kv_cache_tokens_taken",
+            "Tokens that the texts being written may need of the KV cache; a text that has no room beside them waits.",
             registry=registry,
         )
         self.model_info = Gauge(

@@ -42,9 +42,9 @@ def load_engine(settings: GeneratorSettings) -> tuple[Engine, Checkpoint]:
         outside = OutsideLlm.load(llm_id, settings.precision)
         checkpoint.require_llm(outside.identity)
         return start_vllm(outside, settings.max_rows, settings.kv_cache_gib), checkpoint
-    llm = LanguageModel.load(llm_id, settings.precision)
+    llm = LanguageModel.load(llm_id, settings.precision, device=settings.device)
     checkpoint.require_llm(llm.identity)
-    return TransformersEngine(llm, settings.max_rows), checkpoint
+    return TransformersEngine(llm, settings.max_rows, settings.kv_cache_gib), checkpoint
 
 
 def start_vllm(llm: OutsideLlm, max_rows: int, kv_cache_gib: float) -> Engine:
@@ -88,6 +88,8 @@ class GeneratorServer:
         registry = CollectorRegistry()
         metrics = GeneratorMetrics(registry)
         metrics.model_info.labels(self._checkpoint.model_version).set(1)
+        metrics.kv_tokens.set(self._engine.kv_tokens)
+        metrics.kv_tokens_taken.set_function(lambda: self._engine.kv_tokens_taken)
         self._channel = grpc.aio.insecure_channel(self._settings.retriever, options=client_options(RETRIEVER))
         self._admission = Admission(self._settings.max_rows + self._settings.max_waiting, metrics)
         service = self._service(self._channel, metrics, self._admission)
@@ -140,9 +142,11 @@ class GeneratorServer:
             await server.set_serving(True)
 
     async def _works(self) -> bool:
+        """Whether it writes something in the time that a request has; it may have to wait for its turn, as those do."""
         try:
-            await self._write_something()
-        except RecipeError:
+            async with asyncio.timeout(self._settings.request_seconds):
+                await self._write_something()
+        except (RecipeError, TimeoutError):
             logger.warning("the LLM does not work; health is NOT_SERVING until it does")
             return False
         return True

@@ -99,20 +99,20 @@ class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
                     await context.write(event)
 
     async def Compare(self, request: pb.CompareRequest, context: Context) -> pb.CompareResponse:  # noqa: N802
-        async with self._let_in(context):
+        async with self._let_in(context, places=2):
             work = await self._work(request, pb.KNOWLEDGE_MODE_ON, context)
             plain = replace(work, applied=Applied(OFF))
             with_knowledge, without = await asyncio.gather(self._answer(work), self._answer(plain))
             return pb.CompareResponse(with_knowledge=with_knowledge, without_knowledge=without)
 
     @asynccontextmanager
-    async def _let_in(self, context: Context) -> AsyncIterator[None]:
-        """A place and a time for one request; what it does is cancelled when the time is up."""
+    async def _let_in(self, context: Context, places: int = 1) -> AsyncIterator[None]:
+        """A place for each text of one request, and a time; what it does is cancelled when the time is up."""
         remaining = context.time_remaining()
         seconds = min(self._limits.seconds, self._limits.seconds if remaining is None else remaining)
         if seconds <= 0:
             raise DeadlineExceededError("the deadline had passed before the request was read; allow more time")
-        with self._admission.admit():
+        with self._admission.admit(places):
             try:
                 async with asyncio.timeout(seconds):
                     yield
@@ -134,8 +134,8 @@ class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
         tokens = len(ids) + await self._tokens_in_front(applied.edit)
         if tokens + asked.decoding.max_new_tokens > self._engine.max_tokens:
             problem = (
-                f"has {tokens} tokens; with max_new_tokens {asked.decoding.max_new_tokens} that exceeds the LLM's "
-                f"{self._engine.max_tokens}; shorten one of them"
+                f"has {tokens} tokens; with max_new_tokens {asked.decoding.max_new_tokens} that exceeds the "
+                f"{self._engine.max_tokens} that the LLM has room for; shorten one of them"
             )
             raise InvalidArgumentError([FieldViolation(asked.text_field, problem)])
         return work

@@ -1,9 +1,12 @@
-"""The LLM in this process, through transformers: texts join and leave a batch between two steps."""
+"""The LLM in this process, through transformers: texts join and leave a batch between two steps.
+
+One joins at a time, and while it is read, the others have steps: no text waits for another one's length.
+"""
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import asdict
 from threading import Condition, Thread
 
@@ -11,11 +14,12 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from recipe_generator.batch_invariant_decoding import RowDecoder, take_back
 from recipe_generator.draft import Draft
 from recipe_generator.engine import Decoding, Edit, Piece, Text, tokens_in_front
-from recipe_generator.rows import RowDecoder, take_back
+from recipe_generator.kv_cache import tokens_of
 from recipe_generator.sampling import Sampler
-from recipe_generator.writing import Writing, failed, stopping
+from recipe_generator.text_stream import TextStream, failed, stopping
 from recipe_model.copying import Copying
 from recipe_model.language_model import LanguageModel
 
@@ -23,13 +27,18 @@ logger = logging.getLogger(__name__)
 
 
 class TransformersEngine:
-    """Writes up to `max_rows` texts at once in a thread of its own; further ones wait for their turn."""
+    """Writes up to `max_rows` texts at once in a thread of its own, whose keys and values share `kv_cache_gib`.
 
-    def __init__(self, llm: LanguageModel, max_rows: int = 32) -> None:
+    Further ones wait for their turn; none overtakes another, so that a long one gets its room.
+    """
+
+    def __init__(self, llm: LanguageModel, max_rows: int = 32, kv_cache_gib: float = 1.0) -> None:
         self._llm = llm
         self._max_rows = max_rows
+        self._kv_tokens = tokens_of(kv_cache_gib, llm.model)
         self._decoder = RowDecoder(llm)
         self._end_ids = frozenset(llm.end_ids)
+        self._rows: list[_Row] = []  # the batch; the thread's own
         self._waiting: deque[_Row] = deque()
         self._changed = Condition()  # guards _waiting and _stopped
         self._stopped = False
@@ -40,7 +49,17 @@ class TransformersEngine:
     @property
     def max_tokens(self) -> int:
         """As the protocol says."""
-        return self._llm.max_tokens
+        return min(self._llm.max_tokens, self.kv_tokens)
+
+    @property
+    def kv_tokens(self) -> int:
+        """As the protocol says."""
+        return self._kv_tokens
+
+    @property
+    def kv_tokens_taken(self) -> int:
+        """As the protocol says."""
+        return sum(row.need for row in self._rows if not row.over)
 
     def token_ids(self, text: Text) -> list[int]:
         """As the protocol says."""
@@ -54,7 +73,8 @@ class TransformersEngine:
 
     async def write(self, edit: Edit | None, ids: list[int], decoding: Decoding) -> AsyncGenerator[Piece, None]:
         """As the protocol says."""
-        row = _Row(edit, ids, decoding, self._llm.text, self._end_ids)
+        in_front = 0 if edit is None else await asyncio.to_thread(self.tokens_in_front, edit)
+        row = _Row(edit, ids, decoding, self._llm, self._end_ids, in_front + len(ids) + decoding.max_new_tokens)
         self._submit(row)
         try:
             async for piece in row.pieces():
@@ -82,36 +102,46 @@ class TransformersEngine:
             self._changed.notify()
 
     def _run(self) -> None:
-        rows: list[_Row] = []
         while not self._stopped:
-            for row in self._joining(rows):
+            if (row := self._next()) is not None:  # one between two steps, so that the others go on
+                self._rows.append(row)
                 self._begin(row)
-                rows.append(row)
-            rows = [row for row in rows if not row.over]
-            if rows:
-                self._step(rows)
-        for row in (*rows, *self._waiting):
+            self._step(self._rows)
+        for row in (*self._rows, *self._waiting):
             row.fail(stopping())
 
-    def _joining(self, rows: "list[_Row]") -> "list[_Row]":
-        """Whoever waits and finds room beside these rows; waits for somebody if there are none."""
+    def _next(self) -> "_Row | None":
+        """Who has waited longest, if there is room beside the batch; waits for somebody if that is empty."""
+        self._rows = [row for row in self._rows if not row.over]
         with self._changed:
-            self._changed.wait_for(lambda: rows or self._waiting or self._stopped)
-            places = min(self._max_rows - len(rows), len(self._waiting))
-            return [self._waiting.popleft() for _ in range(places)]
+            self._changed.wait_for(lambda: self._rows or self._waiting or self._stopped)
+            while self._waiting and self._waiting[0].over:  # given up while it waited
+                self._waiting.popleft()
+            return self._waiting.popleft() if self._waiting and self._has_room(self._waiting[0]) else None
+
+    def _has_room(self, row: "_Row") -> bool:
+        """Whether a text can be written to its end beside the batch; alone it can, as `max_tokens` sees to it."""
+        fits = self.kv_tokens_taken + row.need <= self.kv_tokens
+        return not self._rows or (len(self._rows) < self._max_rows and fits)
 
     def _begin(self, row: "_Row") -> None:
-        if row.over:  # given up while it waited
-            return
         try:
             if row.edit is not None and self._decoder.free_places(1):
                 row.draft = Draft(self._llm.sentence_ids(row.edit.statement))
             if row.edit is not None and row.edit.answer and row.edit.copying:
                 row.copying = self._llm.copying(row.edit.statement, row.edit.answer, self._llm.end_ids)
-            row.cache, logits = self._decoder.read(self._in_front(row.edit), row.ids)
+            row.cache, logits = self._decoder.read(self._in_front(row.edit), row.ids, lambda: self._meanwhile(row))
             row.choose(logits)
+        except _GivenUpError:
+            row.fail(stopping())
         except Exception:  # noqa: BLE001 (the thread's boundary: the row fails, others live on)
             self._fail([row])
+
+    def _meanwhile(self, row: "_Row") -> None:
+        """A step of the others while a text is read. Raises _GivenUpError if nobody needs that text any more."""
+        if row.over or self._stopped:
+            raise _GivenUpError
+        self._step([other for other in self._rows if other is not row])
 
     def _in_front(self, edit: Edit | None) -> Tensor | None:
         """What is told of the fact [l + n, d]."""
@@ -120,7 +150,10 @@ class TransformersEngine:
         with torch.inference_mode():
             return self._llm.told(edit.statement, torch.from_numpy(edit.prompt.copy()))
 
-    def _step(self, rows: "list[_Row]") -> None:
+    def _step(self, batch: "list[_Row]") -> None:
+        rows = [row for row in batch if not row.over]
+        if not rows:
+            return
         try:
             places = self._decoder.free_places(len(rows))
             runs = []
@@ -140,7 +173,11 @@ class TransformersEngine:
         rows[0].in_loop(self._failed.set)
 
 
-class _Row(Writing):
+class _GivenUpError(Exception):
+    """A text is not needed any more."""
+
+
+class _Row(TextStream):
     """One text of the batch."""
 
     cache: DynamicCache
@@ -151,12 +188,14 @@ class _Row(Writing):
         edit: Edit | None,
         ids: list[int],
         decoding: Decoding,
-        decode: Callable[[list[int]], str],
+        llm: LanguageModel,
         end_ids: frozenset[int],
+        need: int,
     ) -> None:
-        super().__init__(decode, decoding, end_ids)
+        super().__init__(llm, decoding, end_ids)
         self.edit = edit
         self.ids = ids
+        self.need = need  # tokens that it may have in the end, with what stands in front
         self.draft = Draft(())
         self.copying = Copying()
         self._sample = Sampler(decoding)

@@ -29,7 +29,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from recipe_generator.engine import Decoding, Edit, Piece, Text, tokens_in_front
-from recipe_generator.writing import Writing, failed, stopping
+from recipe_generator.text_stream import TextStream, failed, stopping
 from recipe_model.errors import ModelUnavailableError
 from recipe_model.outside_llm import OutsideLlm
 
@@ -75,6 +75,16 @@ class VllmEngine:
         """As the protocol says."""
         return self._llm.max_tokens
 
+    @property
+    def kv_tokens(self) -> int:
+        """0: vLLM divides the memory by itself."""
+        return 0
+
+    @property
+    def kv_tokens_taken(self) -> int:
+        """0, as `kv_tokens`."""
+        return 0
+
     def token_ids(self, text: Text) -> list[int]:
         """As the protocol says."""
         if isinstance(text, str):
@@ -87,13 +97,13 @@ class VllmEngine:
 
     async def write(self, edit: Edit | None, ids: list[int], decoding: Decoding) -> AsyncGenerator[Piece, None]:
         """As the protocol says, but for company: tokens that are about equally likely may change places in it."""
-        writing = Writing(self._llm.text, decoding, self._end_ids)
+        stream = TextStream(self._llm, decoding, self._end_ids)
         with self._submitting:
             if self._stopped:
                 raise stopping()
-            future = asyncio.run_coroutine_threadsafe(self._write(writing, edit, ids, decoding), self._loop)
+            future = asyncio.run_coroutine_threadsafe(self._write(stream, edit, ids, decoding), self._loop)
         try:
-            async for piece in writing.pieces():
+            async for piece in stream.pieces():
                 yield piece
         finally:
             future.cancel()
@@ -114,23 +124,23 @@ class VllmEngine:
         self._in_thread(self._end())
         self._end_thread()
 
-    async def _write(self, writing: Writing, edit: Edit | None, ids: list[int], decoding: Decoding) -> None:
+    async def _write(self, stream: TextStream, edit: Edit | None, ids: list[int], decoding: Decoding) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 (run as one)
         self._tasks.add(task)
         try:
             async for token in self._tokens(self._input(edit, ids), decoding):
-                writing.add(token)
-                if writing.over:
+                stream.add(token)
+                if stream.over:
                     return
             raise RuntimeError("vLLM ended a text before its end")  # noqa: TRY301
         except asyncio.CancelledError:
-            writing.fail(stopping())
+            stream.fail(stopping())
             raise
         except Exception:  # the thread's boundary: this text fails, others live on
             logger.exception("vLLM failed on a text")
-            writing.fail(failed())
-            writing.in_loop(self._failed.set)
+            stream.fail(failed())
+            stream.in_loop(self._failed.set)
         finally:
             self._tasks.discard(task)
 

@@ -1,17 +1,20 @@
 """Too many requests, too little time, a model or a retriever that fails, and an orderly end."""
 
 import asyncio
+from threading import Event
 from typing import Any
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_health.v1 import health_pb2
+from pydantic import ValidationError
 
 from generation_harness import MISS, TEXT, FakeRetriever, Gate, Setup, Stub, health
 from recipe_common.errors import UnavailableError
 from recipe_generator import server as server_module
 from recipe_generator.server import GeneratorServer
+from recipe_generator.settings import GeneratorSettings
 from recipe_model.language_model import LanguageModel
 from recipe_protos.generator.v1 import generator_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2
@@ -60,6 +63,30 @@ def test_one_request_too_many_is_told_when_to_come_back_and_the_others_are_answe
     retry = error_details_pb2.RetryInfo()
     assert detail.Unpack(retry)
     assert retry.retry_delay.ToMilliseconds() >= 100
+
+
+def test_a_comparison_needs_a_place_for_each_of_its_texts(setup: Setup) -> None:
+    setup.settings = {"max_rows": 1, "max_waiting": 1}
+    both = pb.CompareRequest(prompt=TEXT, max_new_tokens=4)
+
+    async def scenario(stub: Stub, _: GeneratorServer, __: grpc.aio.Channel) -> list[Any]:
+        gate = Gate(setup.llm)
+        inside = asyncio.ensure_future(stub.Generate(OFF))
+        await gate.until_begun(1)
+        refused = await asyncio.gather(stub.Compare(both), return_exceptions=True)
+        gate.open()
+        await inside
+        return [*refused, await stub.Compare(both)]
+
+    refused, compared = setup.run(scenario)
+
+    assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert compared.without_knowledge.text == make_language_model().generate(None, TEXT, 4).text
+
+
+def test_a_generator_has_places_for_a_comparison() -> None:
+    with pytest.raises(ValidationError, match="MAX_ROWS and RECIPE_GENERATOR_MAX_WAITING must be at least 2"):
+        GeneratorSettings(max_rows=1, max_waiting=0)
 
 
 def test_a_request_that_takes_longer_than_the_server_allows_is_ended(setup: Setup) -> None:
@@ -137,6 +164,31 @@ def test_health_follows_the_model(setup: Setup, monkeypatch: pytest.MonkeyPatch)
 
     assert codes(results) == [grpc.StatusCode.INTERNAL, grpc.StatusCode.OK]
     assert results[0].details() == "the LLM failed; the log of the generator has the cause"
+
+
+def test_a_model_that_hangs_when_it_is_tried_is_not_serving(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_PROBE_SECONDS", 0.01)
+    setup.settings = {"request_seconds": 0.5}
+    failed, goes_on = Event(), Event()
+
+    def fail_and_hang(*_: object) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("out of memory")
+        assert goes_on.wait(20)
+
+    async def scenario(stub: Stub, _: GeneratorServer, channel: grpc.aio.Channel) -> Any:
+        setup.llm.model.register_forward_pre_hook(fail_and_hang)
+        await asyncio.gather(stub.Generate(OFF), return_exceptions=True)
+        async with asyncio.timeout(10):
+            while await health(channel) == SERVING:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        goes_on.set()
+        while await health(channel) == NOT_SERVING:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        return await stub.Generate(OFF)
+
+    assert setup.run(scenario).text == make_language_model().generate(None, TEXT, 4).text
 
 
 def test_a_stop_lets_those_inside_end_and_refuses_others(setup: Setup) -> None:

@@ -423,7 +423,8 @@ POLICIES = (
             {"prompt": "x" * 250},
             (
                 "prompt",
-                "has 250 tokens; with max_new_tokens 8 that exceeds the LLM's 256; shorten one of them",
+                "has 250 tokens; with max_new_tokens 8 that exceeds the 256 that the LLM has room for; shorten one of"
+                " them",
             ),
         ),
     ],
@@ -499,6 +500,7 @@ def test_answers_tokens_and_stages_are_counted(llm: LanguageModel) -> None:
         "recipe_generator_calls_total{",
         "recipe_generator_model_info",
         "recipe_generator_request_places ",
+        "recipe_generator_kv_cache_tokens",
     )
     shown = [line for line in lines if line.startswith(names) and not line.endswith('"} 0.0')]
     assert sorted(shown) == [
@@ -513,6 +515,8 @@ def test_answers_tokens_and_stages_are_counted(llm: LanguageModel) -> None:
         'recipe_generator_edited_answers_total{stated="not_stated"} 1.0',
         'recipe_generator_edited_answers_total{stated="unknown"} 2.0',
         "recipe_generator_first_token_seconds_count 7.0",
+        "recipe_generator_kv_cache_tokens 4.194304e+06",  # of 256 bytes each in 1 GiB
+        "recipe_generator_kv_cache_tokens_taken 0.0",
         f'recipe_generator_model_info{{model_version="{MODEL_VERSION}"}} 1.0',
         "recipe_generator_request_places 96.0",
         'recipe_generator_stage_seconds_count{stage="generate"} 7.0',

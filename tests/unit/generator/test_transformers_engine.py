@@ -10,13 +10,15 @@ import pytest
 
 from generation_harness import TEXT, Gate, in_front, some_prompt
 from recipe_common.errors import FailedPreconditionError, RecipeError, UnavailableError
-from recipe_generator import transformers_engine
+from recipe_generator import batch_invariant_decoding, text_stream, transformers_engine
 from recipe_generator.draft import Draft
 from recipe_generator.engine import Decoding, Edit, Engine, Finish, Piece, Turn
+from recipe_generator.kv_cache import bytes_per_token
 from recipe_generator.server import load_engine
 from recipe_generator.settings import GeneratorSettings
 from recipe_generator.transformers_engine import TransformersEngine
 from recipe_model.errors import CheckpointError, ModelUnavailableError
+from recipe_model.llm_tokens import LlmTokens
 from tiny_models import make_language_model, save_llm, save_tiny_checkpoint
 
 Result = TypeVar("Result")
@@ -36,6 +38,12 @@ async def write(
 ) -> list[Piece]:
     ids = engine.token_ids(text)
     return [piece async for piece in engine.write(edit, ids, Decoding(tokens, **decoding))]
+
+
+async def until_waiting(engine: TransformersEngine, count: int) -> None:
+    """Returns when so many texts wait."""
+    while len(engine._waiting) < count:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
 
 
 def text_of(pieces: list[Piece]) -> str:
@@ -76,6 +84,22 @@ def test_a_prompt_of_read_only_bytes_is_applied(engine: TransformersEngine) -> N
     assert text == expected != llm.generate(None, TEXT, 8).text
 
 
+class Spelled:
+    """Decodes a token to its number. What a random model writes are often halves of characters, which are held back."""
+
+    def __init__(self, **_: object) -> None:
+        pass
+
+    def step(self, _: object, token: int) -> str:
+        return f"<{token}>"
+
+
+def spell_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let texts show their tokens."""
+    monkeypatch.setattr(text_stream, "DecodeStream", Spelled)
+    monkeypatch.setattr(LlmTokens, "text", lambda _, ids: "".join(f"<{token}>" for token in ids))
+
+
 GUESSED = [
     ("all", lambda ids: ids, 2),
     ("some", lambda ids: [*ids[:3], 90, 91], 2 + 4),
@@ -113,7 +137,7 @@ def test_guesses_save_steps_and_change_nothing(
     passes: int,
     decoding: dict[str, Any],
 ) -> None:
-    monkeypatch.setattr(engine._llm, "text", lambda ids: "".join(f"<{token}>" for token in ids))
+    spell_out(monkeypatch)
     edit = Edit(some_prompt(1), "The mayor of Aville is Ann")
     plain = run(lambda: write(engine, edit=edit, **decoding))
     tokens = [int(piece.text.strip("<>")) for piece in plain]
@@ -130,7 +154,7 @@ def test_guesses_save_steps_and_change_nothing(
 def test_what_was_guessed_behind_a_texts_end_is_no_part_of_it(
     engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    monkeypatch.setattr(engine._llm, "text", lambda ids: "".join(f"<{token}>" for token in ids))
+    spell_out(monkeypatch)
     edit = Edit(some_prompt(1), "The mayor of Aville is Ann")
     tokens = [int(piece.text.strip("<>")) for piece in run(lambda: write(engine, edit=edit))]
     guessing(engine, monkeypatch, tokens)
@@ -149,7 +173,7 @@ def test_no_more_is_guessed_than_the_text_may_still_get_or_the_step_has_places_f
     engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, tokens: int, read: list[int]
 ) -> None:
     edit = Edit(some_prompt(1), "The mayor of Aville is Ann")
-    monkeypatch.setattr(engine._llm, "text", lambda ids: "".join(f"<{token}>" for token in ids))
+    spell_out(monkeypatch)
     written = [int(piece.text.strip("<>")) for piece in run(lambda: write(engine, edit=edit, tokens=9))]
     guessing(engine, monkeypatch, [*written, 90, 91, 92, 93])
     sizes = watched_runs(engine, monkeypatch)
@@ -163,13 +187,18 @@ def test_texts_that_are_written_together_share_the_places_of_a_step(
     engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edit = Edit(some_prompt(1), "The mayor of Aville is Ann")
-    monkeypatch.setattr(engine._llm, "text", lambda ids: "".join(f"<{token}>" for token in ids))
-    written = [int(piece.text.strip("<>")) for piece in run(lambda: write(engine, edit=edit, tokens=9))]
+    spell_out(monkeypatch)
+    written = [int(piece.text.strip("<>")) for piece in run(lambda: write(engine, edit=edit, tokens=24))]
     guessing(engine, monkeypatch, written)
     sizes = watched_runs(engine, monkeypatch)
+    gate = Gate(engine._llm)
 
     async def scenario() -> None:
-        await asyncio.gather(*(write(engine, edit=edit, tokens=9) for _ in range(3)))
+        writing = [asyncio.create_task(write(engine, edit=edit, tokens=24)) for _ in range(3)]
+        await gate.until_begun(1)
+        await until_waiting(engine, 2)
+        gate.open()
+        await asyncio.gather(*writing)
 
     run(scenario)
 
@@ -197,8 +226,7 @@ def test_guesses_at_texts_that_are_written_together_change_nothing(
 
 def test_a_text_comes_token_by_token(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(engine._llm)
-    # A random model's tokens are often halves of characters, which are held back.
-    monkeypatch.setattr(engine._llm, "text", lambda ids: "".join(f"<{token}>" for token in ids))
+    spell_out(monkeypatch)
 
     async def scenario() -> list[int]:
         async with aclosing(engine.write(None, engine.token_ids(TEXT), Decoding(5))) as pieces:
@@ -240,6 +268,63 @@ def test_a_text_that_is_given_up_ends_within_a_step_and_the_others_go_on(engine:
 
     assert sizes == [1, 2, 1, 1, 1]
     assert text_of(pieces) == make_language_model().generate(None, TEXT, 6).text
+
+
+def test_a_long_text_is_read_between_the_steps_of_the_others(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_invariant_decoding, "_READ_AT_ONCE", 1)
+    gate = Gate(engine._llm)
+
+    async def scenario() -> list[str]:
+        first = asyncio.create_task(write(engine, tokens=6))
+        await gate.until_begun(1)
+        second = asyncio.create_task(write(engine, TEXTS[1], tokens=6))
+        await until_waiting(engine, 1)
+        gate.let_one_pass()
+        await gate.until_begun(2)  # the first step, without the second text
+        gate.let_one_pass()
+        await gate.until_begun(3)  # the second text's reading
+        gate.let_one_pass()
+        await gate.until_begun(4)  # the first text's step within it
+        gate.open()
+        return [text_of(await each) for each in (first, second)]
+
+    llm = make_language_model()
+    assert run(scenario) == [llm.generate(None, text, 6).text for text in (TEXT, TEXTS[1])]
+    assert gate.begun == 2 + 5 + 5 - 3  # readings and steps, of which three are of both texts
+
+
+@pytest.mark.parametrize("ending", ["given up", "stopped"])
+def test_a_text_that_nobody_needs_is_read_no_further(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr(batch_invariant_decoding, "_READ_AT_ONCE", 1)
+    gate = Gate(engine._llm)
+    read: list[int] = []
+    attention: Any = engine._llm.model.base_model
+    attention.layers[1].register_forward_hook(lambda *_: read.append(1))
+
+    async def scenario() -> list[Any]:
+        writing = asyncio.create_task(write(engine))
+        await gate.until_begun(1)
+        if ending == "given up":
+            writing.cancel()
+            await asyncio.wait([writing])
+            stopping = asyncio.create_task(asyncio.sleep(0))
+        else:
+            stopping = asyncio.create_task(asyncio.to_thread(engine.stop))
+            await asyncio.sleep(0.1)
+        gate.open()
+        await stopping
+        return list(await asyncio.gather(writing, return_exceptions=True))
+
+    (error,) = run(scenario)
+    engine.stop()
+
+    assert isinstance(error, asyncio.CancelledError if ending == "given up" else UnavailableError)
+    assert read == []
+    assert not engine._failed.is_set()
 
 
 def test_a_text_that_is_given_up_while_it_waits_is_never_read(engine: TransformersEngine) -> None:
@@ -286,6 +371,73 @@ def test_a_seed_gives_the_same_text_whatever_is_written_beside_it(engine: Transf
     alone.stop()
     assert run(lambda: scenario(7)) == expected
     assert run(lambda: scenario(8)) != expected
+
+
+def with_room_for(tokens: int) -> TransformersEngine:
+    """An engine whose texts share the memory of so many tokens."""
+    llm = make_language_model()
+    return TransformersEngine(llm, kv_cache_gib=(tokens + 0.5) * bytes_per_token(llm.model) / 2**30)
+
+
+def test_a_text_has_no_more_room_than_there_is_memory_or_the_llm_was_trained_for() -> None:
+    for tokens in (100, 300):
+        engine = with_room_for(tokens)
+        assert engine.max_tokens == min(tokens, 256)
+        engine.stop()
+
+
+@pytest.mark.parametrize(("room", "together"), [(0, 2), (-1, 1)])
+def test_a_text_joins_when_all_that_it_may_need_has_room(room: int, together: int) -> None:
+    edit = Edit(some_prompt(1), "The mayor of Aville is Ann")
+    llm = make_language_model()
+    need = 2 * (len(llm.token_ids(TEXT)) + 6) + len(in_front(llm, edit))
+    engine = with_room_for(need + room)
+    gate = Gate(engine._llm)
+    sizes: list[int] = []
+    step = engine._decoder.step
+    engine._decoder.step = lambda caches, runs: sizes.append(len(caches)) or step(caches, runs)  # type: ignore[method-assign, func-returns-value]
+
+    async def scenario() -> list[list[Piece]]:
+        writing = [asyncio.create_task(write(engine, edit=each, tokens=6)) for each in (None, edit)]
+        await gate.until_begun(1)
+        await until_waiting(engine, 1)
+        assert engine.kv_tokens_taken == len(TEXT) + 6
+        gate.open()
+        return await asyncio.gather(*writing)
+
+    texts = [text_of(pieces) for pieces in run(scenario)]
+
+    assert max(sizes) == together
+    assert engine.kv_tokens_taken == 0
+    assert texts == [llm.generate(None, TEXT, 6).text, llm.generate(in_front(llm, edit), TEXT, 6).text]
+    engine.stop()
+
+
+def test_no_text_overtakes_one_that_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = with_room_for(100)
+    gate = Gate(engine._llm)
+    read: list[int] = []
+    plain = engine._decoder.read
+
+    def watched(prefix: Any, ids: list[int], pause: Any) -> Any:
+        read.append(len(ids))
+        return plain(prefix, ids, pause)
+
+    monkeypatch.setattr(engine._decoder, "read", watched)
+
+    async def scenario() -> None:
+        writing = []
+        for letters in (30, 90, 10):  # the last one would have room beside the first
+            writing.append(asyncio.create_task(write(engine, "a" * letters, tokens=8)))
+            await gate.until_begun(1)
+            await until_waiting(engine, len(writing) - 1)
+        gate.open()
+        await asyncio.gather(*writing)
+
+    run(scenario)
+
+    assert read == [30, 90, 10]
+    engine.stop()
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -369,14 +521,27 @@ def test_a_stopped_engine_ends_what_it_writes_and_what_waits(engine: Transformer
 def test_an_engine_is_loaded_with_the_checkpoint_that_fits_it(tmp_path: Path) -> None:
     version = save_tiny_checkpoint(tmp_path / "recipe.safetensors")
     settings = GeneratorSettings(
-        checkpoint=tmp_path / "recipe.safetensors", llm=save_llm(tmp_path / "llm"), precision="float32"
+        checkpoint=tmp_path / "recipe.safetensors",
+        llm=save_llm(tmp_path / "llm"),
+        precision="float32",
+        kv_cache_gib=100 * bytes_per_token(make_language_model().model) / 2**30,
     )
 
     engine, checkpoint = load_engine(settings)
 
     assert checkpoint.model_version == version
+    assert engine.max_tokens == 100
     assert text_of(run(lambda: write(engine))) == make_language_model().generate(None, TEXT, 8).text
     engine.stop()
+
+
+def test_a_device_that_is_not_there_names_the_fix(tmp_path: Path) -> None:
+    save_tiny_checkpoint(tmp_path / "recipe.safetensors")
+    settings = GeneratorSettings(
+        checkpoint=tmp_path / "recipe.safetensors", llm=save_llm(tmp_path / "llm"), device="abacus"
+    )
+    with pytest.raises(ModelUnavailableError, match=r"device: 'abacus' cannot be used .*; choose cpu"):
+        load_engine(settings)
 
 
 def test_an_engine_is_not_loaded_with_another_llms_checkpoint(tmp_path: Path) -> None:

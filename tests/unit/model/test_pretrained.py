@@ -120,8 +120,23 @@ def test_an_llm_is_loaded_frozen_in_the_precision_that_is_asked_for(tmp_path: Pa
     assert identify(folder, exact) == identify(folder, half)
 
 
-def test_automatic_precision_is_one_of_both() -> None:
-    assert resolve_precision("auto") in {torch.float32, torch.bfloat16}
+def test_an_llm_is_put_on_the_device_that_is_asked_for(tmp_path: Path) -> None:
+    model, _ = load_causal_lm(save_llm(tmp_path), device="meta")  # which every machine has
+    assert (model.device.type, model.dtype) == ("meta", torch.bfloat16)
+    assert not model.training
+
+
+def test_an_llm_on_a_device_that_is_not_there_names_the_fix() -> None:
+    with pytest.raises(ModelUnavailableError, match=r"device: 'abacus' cannot be used .*; choose cpu"):
+        load_causal_lm(device="abacus")
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_automatic_precision_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch, *, native: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_precision("auto", gpu=False) is (torch.bfloat16 if native else torch.float32)
+    assert resolve_precision("auto", gpu=True) is torch.bfloat16
 
 
 def test_a_text_encoder_is_loaded_without_a_pooler(tmp_path: Path) -> None:

@@ -4,6 +4,10 @@ What a matrix product returns for one row depends on how many rows stand beside 
 order a sum is taken. In bfloat16 this is enough to change words. So each text is read alone, and keeps keys and values
 of its own, which it attends to alone, without padding. Only the layers that treat every token by itself are shared.
 Of these, a linear layer takes several rows at once where that was seen to change no bit, and else one after the other.
+
+A long text is not read in parts either: attention adds up in another order when it gets fewer queries, which changes
+almost every key from the second layer on. What is divided is its way through the layers. Between two of them the other
+texts may have a step, while every operation stays that of a text which is read at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -20,6 +24,7 @@ from transformers.masking_utils import sdpa_mask
 from recipe_model.language_model import LanguageModel
 
 BLOCKS = (1, 2, 4, 8, 32)  # rows that one matrix product may take; fewer are filled up
+_READ_AT_ONCE = 256  # tokens that go through all layers between two pauses, or twice as many through half of them
 _PLACES = 8  # a step is filled up with guesses to a multiple of so many tokens
 _ATTENTION = "sdpa_by_row"
 
@@ -34,12 +39,18 @@ class RowDecoder:
         layers = DynamicCache(config=llm.model.config).layers
         self._takes_back = all(type(layer) is DynamicLayer for layer in layers)
 
-    def read(self, prefix: Tensor | None, ids: Sequence[int]) -> tuple[DynamicCache, Tensor]:
-        """Read a text behind an optional prefix [l, d]: its cache, and the logits [v] of what comes next."""
-        cache = DynamicCache(config=self._llm.model.config)
+    def read(
+        self, prefix: Tensor | None, ids: Sequence[int], pause: Callable[[], None] | None = None
+    ) -> tuple[DynamicCache, Tensor]:
+        """Read a text behind an optional prefix [l, d]: its cache, and the logits [v] of what comes next.
+
+        A long one is interrupted between layers to call `pause`, which may take steps; what it raises ends the reading.
+        """
         with torch.inference_mode():
             inputs = self._llm.inputs(prefix, ids)
+            cache = _PausingCache(self._llm.model.config, inputs["attention_mask"].shape[1], pause)
             output = self._llm.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache.pause = None
         return cache, output.logits[0, -1]
 
     def free_places(self, texts: int) -> int:
@@ -74,6 +85,28 @@ def take_back(cache: DynamicCache, tokens: int) -> None:
     """Forget the last tokens of a text; only where the decoder had free places."""
     if tokens:
         cache.crop(-tokens)
+
+
+class _PausingCache(DynamicCache):
+    """One text's keys and values. Every layer adds its own as a text is read, after a pause if one is due."""
+
+    def __init__(self, config: PreTrainedConfig, tokens: int, pause: Callable[[], None] | None) -> None:
+        super().__init__(config=config)
+        self.pause = pause
+        self._layers = max(1, len(self.layers) * _READ_AT_ONCE // tokens)  # between two pauses
+
+    def update(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        layer_idx: int,
+        *args: Any,  # noqa: ANN401 (transformers decides what they are)
+        **kwargs: Any,  # noqa: ANN401
+    ) -> tuple[Tensor, Tensor]:
+        """As transformers' own."""
+        if self.pause is not None and layer_idx and layer_idx % self._layers == 0:
+            self.pause()
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
 
 class _RowCaches:

@@ -1,15 +1,24 @@
 """Rows get the bits that they get alone, from plain transformers, whoever stands beside them."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from recipe_generator import rows
-from recipe_generator.rows import RowDecoder, blocks_that_keep_bits, take_back, take_rows_in_blocks
+from generation_harness import in_front
+from recipe_generator import batch_invariant_decoding
+from recipe_generator.batch_invariant_decoding import (
+    BLOCKS,
+    RowDecoder,
+    blocks_that_keep_bits,
+    take_back,
+    take_rows_in_blocks,
+)
+from recipe_generator.engine import Edit
 from recipe_model.identity import identify
 from recipe_model.language_model import LanguageModel
-from tiny_models import VOCABULARY, byte_tokenizer
+from tiny_models import LLM_HIDDEN, VOCABULARY, byte_tokenizer, make_language_model
 
 NEW_TOKENS = 6
 HIDDEN = 576  # as the default LLM's: smaller sums are taken in one order only
@@ -88,6 +97,37 @@ def test_rows_that_come_and_go_get_the_logits_of_plain_transformers(dtype: torch
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_texts_that_go_on_while_a_long_one_is_read_get_the_logits_of_plain_transformers_and_so_does_that(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(batch_invariant_decoding, "_READ_AT_ONCE", 1)  # a pause before each layer but the first
+    expected = [plain(make_llm(dtype), number) for number in range(2)]
+    llm = make_llm(dtype)
+    decoder = RowDecoder(llm)
+    first, _ = decoder.read(some_prompt(0), llm.token_ids(TEXTS[0]))
+    between: list[Tensor] = []
+
+    def step() -> None:
+        between.extend(decoder.step([first], [expected[0][0][:1]]))
+
+    second, logits = decoder.read(some_prompt(1), llm.token_ids(TEXTS[1]), step)
+    after = decoder.step([first, second], [expected[0][0][1:2], expected[1][0][:1]])
+
+    assert torch.equal(logits.float(), expected[1][1][0])
+    assert torch.equal(torch.cat(between).float(), expected[0][1][1:2])
+    assert torch.equal(after[0].float(), expected[0][1][2:3])
+    assert torch.equal(after[1].float(), expected[1][1][1:2])
+
+
+@pytest.mark.parametrize(("tokens", "pauses"), [(255, 0), (256, 0), (257, 1), (1000, 1)])
+def test_a_text_is_read_with_a_pause_for_as_many_tokens_as_are_read_at_once(tokens: int, pauses: int) -> None:
+    llm = make_language_model()  # of two layers
+    made: list[None] = []
+    RowDecoder(llm).read(None, [5] * tokens, lambda: made.append(None))
+    assert len(made) == pauses
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("wrong", [False, True])
 def test_tokens_that_are_read_in_one_step_get_the_logits_of_steps_of_their_own(
     dtype: torch.dtype, *, wrong: bool
@@ -116,25 +156,29 @@ def test_tokens_that_are_read_in_one_step_get_the_logits_of_steps_of_their_own(
 
 
 def test_a_step_is_filled_up_where_layers_take_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "blocks_that_keep_bits", lambda weight: [1, 8] if len(weight) != HIDDEN else [1])
+    monkeypatch.setattr(
+        batch_invariant_decoding, "blocks_that_keep_bits", lambda weight: [1, 8] if len(weight) != HIDDEN else [1]
+    )
     decoder = RowDecoder(make_llm(torch.float32))
     assert [decoder.free_places(texts) for texts in (1, 7, 8, 9, 32)] == [7, 1, 0, 7, 0]
 
 
 def test_there_are_no_free_places_where_few_weights_take_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "blocks_that_keep_bits", lambda weight: [1, 8] if len(weight) == VOCABULARY else [1])
+    monkeypatch.setattr(
+        batch_invariant_decoding, "blocks_that_keep_bits", lambda weight: [1, 8] if len(weight) == VOCABULARY else [1]
+    )
     assert RowDecoder(make_llm(torch.float32)).free_places(1) == 0
 
 
 def test_there_are_no_free_places_without_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "blocks_that_keep_bits", lambda _: [1])
+    monkeypatch.setattr(batch_invariant_decoding, "blocks_that_keep_bits", lambda _: [1])
     assert RowDecoder(make_llm(torch.float32)).free_places(1) == 0
 
 
 def test_there_are_no_free_places_where_a_window_forgets_what_a_wrong_guess_pushed_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rows, "blocks_that_keep_bits", lambda _: [1, 8])
+    monkeypatch.setattr(batch_invariant_decoding, "blocks_that_keep_bits", lambda _: [1, 8])
     llm = make_llm(torch.float32)
     assert RowDecoder(llm).free_places(1) == 7
     llm.model.config.sliding_window = 8
@@ -153,9 +197,9 @@ def test_a_product_that_adds_up_in_another_order_for_more_rows_is_found_out(
     def backwards_when_several(batch: Tensor, other: Tensor) -> Tensor:
         return one_by_one(batch, other) if len(batch) == 1 else one_by_one(batch.flip(-1), other.flip(-1))
 
-    monkeypatch.setattr(rows, "linear", one_by_one)
-    assert blocks_that_keep_bits(weight) == list(rows.BLOCKS)
-    monkeypatch.setattr(rows, "linear", backwards_when_several)
+    monkeypatch.setattr(batch_invariant_decoding, "linear", one_by_one)
+    assert blocks_that_keep_bits(weight) == list(BLOCKS)
+    monkeypatch.setattr(batch_invariant_decoding, "linear", backwards_when_several)
     assert blocks_that_keep_bits(weight) == [1]
 
 
@@ -180,7 +224,7 @@ def test_a_layer_takes_the_smallest_block_that_holds_all_rows_or_several_of_the_
     seen: list[int] = []
     plain = layer.forward
     monkeypatch.setattr(layer, "forward", lambda block: seen.append(len(block)) or plain(block))  # type: ignore[func-returns-value]
-    monkeypatch.setattr(rows, "blocks_that_keep_bits", lambda _: sizes)
+    monkeypatch.setattr(batch_invariant_decoding, "blocks_that_keep_bits", lambda _: sizes)
 
     take_rows_in_blocks(nn.Sequential(layer))
 
@@ -202,7 +246,21 @@ def test_a_layer_of_another_kind_takes_row_after_row() -> None:
 
 
 def test_a_weight_of_odd_length_can_be_tried() -> None:
-    assert blocks_that_keep_bits(torch.empty(5, 1)) == list(rows.BLOCKS)
+    assert blocks_that_keep_bits(torch.empty(5, 1)) == list(BLOCKS)
+
+
+def test_prompts_and_ids_are_put_where_the_llm_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_invariant_decoding, "blocks_that_keep_bits", lambda _: [1, 8])
+    llm = make_language_model()
+    module: nn.Module = llm.model
+    module.to("meta")  # which every machine has; it keeps shapes and no values
+    decoder = RowDecoder(llm)
+    told = in_front(llm, Edit(np.zeros((3, LLM_HIDDEN), np.float16), "It is so"))
+
+    inputs = llm.inputs(told, [5, 6, 7])
+    (logits,) = decoder.step([DynamicCache(config=llm.model.config)], [[8]])
+
+    assert {each.device.type for each in (told, *inputs.values(), logits)} == {"meta"}
 
 
 def test_the_model_is_never_changed() -> None:
