@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from recipe_common.errors import RecipeError
 from recipe_common.grpc_server import build_server
+from recipe_generator import text_stream
 from recipe_generator.engine import Edit, Engine
 from recipe_generator.server import SERVICE, GeneratorServer
 from recipe_generator.settings import GeneratorSettings
 from recipe_generator.transformers_engine import TransformersEngine
 from recipe_model.checkpoint import Checkpoint
 from recipe_model.language_model import LanguageModel
+from recipe_model.llm_tokens import LlmTokens
 from recipe_protos.generator.v1 import generator_pb2, generator_pb2_grpc
 from recipe_protos.retriever.v1 import retriever_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2_grpc
@@ -52,8 +54,24 @@ def some_prompt(seed: int = 0, tokens: int = SIZES.prompt_tokens) -> NDArray[np.
     return values.astype(np.float16)
 
 
+class Spelled:
+    """Decodes a token to its number. What a random model writes are often halves of characters, which are held back."""
+
+    def __init__(self, **_: object) -> None:
+        pass
+
+    def step(self, _: object, token: int) -> str:
+        return f"<{token}>"
+
+
+def spell_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let texts show their tokens."""
+    monkeypatch.setattr(text_stream, "DecodeStream", Spelled)
+    monkeypatch.setattr(LlmTokens, "text", lambda _, ids: "".join(f"<{token}>" for token in ids))
+
+
 def in_front(llm: LanguageModel, edit: Edit) -> torch.Tensor:
-    """What stands in front of a text [n + l, d] for an edit that has a prompt."""
+    """What stands in front of a text [l + n, d] for an edit that has a prompt."""
     assert edit.prompt is not None
     return llm.told(edit.statement, torch.from_numpy(edit.prompt.copy()))
 

@@ -24,7 +24,7 @@ from transformers.masking_utils import sdpa_mask
 from recipe_model.language_model import LanguageModel
 
 BLOCKS = (1, 2, 4, 8, 32)  # rows that one matrix product may take; fewer are filled up
-_READ_AT_ONCE = 256  # tokens that go through all layers between two pauses, or twice as many through half of them
+READ_AT_ONCE = 256  # tokens that go through all layers between two pauses, or twice as many through half of them
 _PLACES = 8  # a step is filled up with guesses to a multiple of so many tokens
 _ATTENTION = "sdpa_by_row"
 
@@ -93,7 +93,7 @@ class _PausingCache(DynamicCache):
     def __init__(self, config: PreTrainedConfig, tokens: int, pause: Callable[[], None] | None) -> None:
         super().__init__(config=config)
         self.pause = pause
-        self._layers = max(1, len(self.layers) * _READ_AT_ONCE // tokens)  # between two pauses
+        self._layers = max(1, len(self.layers) * READ_AT_ONCE // tokens)  # between two pauses
 
     def update(
         self,

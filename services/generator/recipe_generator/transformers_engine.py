@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from recipe_generator.batch_invariant_decoding import RowDecoder, take_back
+from recipe_generator.batch_invariant_decoding import READ_AT_ONCE, RowDecoder, take_back
 from recipe_generator.draft import Draft
 from recipe_generator.engine import Decoding, Edit, Piece, Text, tokens_in_front
 from recipe_generator.kv_cache import tokens_of
@@ -74,7 +74,7 @@ class TransformersEngine:
     async def write(self, edit: Edit | None, ids: list[int], decoding: Decoding) -> AsyncGenerator[Piece, None]:
         """As the protocol says."""
         in_front = 0 if edit is None else await asyncio.to_thread(self.tokens_in_front, edit)
-        row = _Row(edit, ids, decoding, self._llm, self._end_ids, in_front + len(ids) + decoding.max_new_tokens)
+        row = _Row(edit, ids, decoding, self._llm, self._end_ids, in_front + len(ids))
         self._submit(row)
         try:
             async for piece in row.pieces():
@@ -103,12 +103,18 @@ class TransformersEngine:
 
     def _run(self) -> None:
         while not self._stopped:
-            if (row := self._next()) is not None:  # one between two steps, so that the others go on
-                self._rows.append(row)
-                self._begin(row)
+            self._join()
             self._step(self._rows)
         for row in (*self._rows, *self._waiting):
             row.fail(stopping())
+
+    def _join(self) -> None:
+        """Whoever waits and has room, as many as are read quickly: the others are to go on."""
+        read = 0
+        while read < READ_AT_ONCE and (row := self._next()) is not None:
+            self._rows.append(row)
+            self._begin(row)
+            read += row.to_read
 
     def _next(self) -> "_Row | None":
         """Who has waited longest, if there is room beside the batch; waits for somebody if that is empty."""
@@ -190,12 +196,13 @@ class _Row(TextStream):
         decoding: Decoding,
         llm: LanguageModel,
         end_ids: frozenset[int],
-        need: int,
+        to_read: int,
     ) -> None:
         super().__init__(llm, decoding, end_ids)
         self.edit = edit
         self.ids = ids
-        self.need = need  # tokens that it may have in the end, with what stands in front
+        self.to_read = to_read  # tokens, with what stands in front
+        self.need = to_read + decoding.max_new_tokens  # that it may have in the end
         self.draft = Draft(())
         self.copying = Copying()
         self._sample = Sampler(decoding)

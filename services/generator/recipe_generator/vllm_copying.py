@@ -1,7 +1,4 @@
-"""Help for edited texts to state their answer, inside vLLM's processes: decision 42's, as the transformers engine has it.
-
-vLLM imports this module by its name in each of its processes.
-"""
+"""Help for edited texts to state their answer (decision 42), inside vLLM's processes: each imports this by its name."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -12,6 +9,7 @@ from vllm.v1.sample.logits_processor import AdapterLogitsProcessor, RequestLogit
 
 from recipe_model.copying import Copying
 
+PROCESSOR: Final = f"{__name__}:CopyingLogitsProcessor"  # as vLLM is told of it
 _ARGUMENT: Final = "recipe_copying"
 
 
@@ -20,7 +18,7 @@ def copying_argument(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {_ARGUMENT: dict(arguments)}
 
 
-class CopyingLogitsProcessor(AdapterLogitsProcessor):
+class CopyingLogitsProcessor(AdapterLogitsProcessor):  # type: ignore[misc]  # vLLM is not where types are checked
     """Gives each text that brought arguments its own Copying."""
 
     def is_argmax_invariant(self) -> bool:

@@ -20,6 +20,8 @@ from typing import Any, Final, TypeVar
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+# The model runner that CPUs have; the other one takes logits processors of another kind.
+os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -30,6 +32,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from recipe_generator.engine import Decoding, Edit, Piece, Text, tokens_in_front
 from recipe_generator.text_stream import TextStream, failed, stopping
+from recipe_generator.vllm_copying import PROCESSOR, copying_argument
 from recipe_model.errors import ModelUnavailableError
 from recipe_model.outside_llm import OutsideLlm
 
@@ -129,7 +132,7 @@ class VllmEngine:
         assert task is not None  # noqa: S101 (run as one)
         self._tasks.add(task)
         try:
-            async for token in self._tokens(self._input(edit, ids), decoding):
+            async for token in self._tokens(self._input(edit, ids), decoding, self._extra(edit)):
                 stream.add(token)
                 if stream.over:
                     return
@@ -150,9 +153,17 @@ class VllmEngine:
             return tokens_input(ids)
         return embeds_input(self._llm.embed(edit.prompt, ids, edit.statement))
 
-    async def _tokens(self, asked: EngineInput, decoding: Decoding) -> AsyncGenerator[int, None]:
+    def _extra(self, edit: Edit | None) -> dict[str, Any] | None:
+        """What vLLM's processes need to help the text to state the edit's answer."""
+        if edit is None or not edit.answer or not edit.copying:
+            return None
+        return copying_argument(self._llm.copying_arguments(edit.statement, edit.answer, self._llm.end_ids))
+
+    async def _tokens(
+        self, asked: EngineInput, decoding: Decoding, extra: dict[str, Any] | None = None
+    ) -> AsyncGenerator[int, None]:
         """Tokens up to the LLM's end or the greatest number; closing it takes the text out of vLLM's next step."""
-        outputs = self._vllm.generate(asked, _sampling(decoding, self._end_ids), str(uuid.uuid4()))
+        outputs = self._vllm.generate(asked, _sampling(decoding, self._end_ids, extra), str(uuid.uuid4()))
         async with aclosing(outputs):
             async for output in outputs:
                 for token in output.outputs[0].token_ids:
@@ -194,6 +205,7 @@ async def _start(llm: OutsideLlm, max_rows: int, kv_cache_gib: float) -> AsyncLL
         max_num_seqs=max_rows,
         kv_cache_memory_bytes=int(kv_cache_gib * 2**30),
         enable_prompt_embeds=True,
+        logits_processors=[PROCESSOR],
         enable_prefix_caching=False,
         enforce_eager=current_platform.is_cpu(),  # compiling takes minutes there and gains little
         generation_config="vllm",  # no sampling settings but ours
@@ -205,7 +217,7 @@ async def _start(llm: OutsideLlm, max_rows: int, kv_cache_gib: float) -> AsyncLL
         raise ModelUnavailableError(f"llm: vLLM cannot run {llm.identity.model_id}: {error}") from error
 
 
-def _sampling(decoding: Decoding, end_ids: frozenset[int]) -> SamplingParams:
+def _sampling(decoding: Decoding, end_ids: frozenset[int], extra: dict[str, Any] | None) -> SamplingParams:
     """Stop sequences and texts are left out: they are looked after here, as for every engine."""
     return SamplingParams(
         max_tokens=decoding.max_new_tokens,
@@ -216,4 +228,5 @@ def _sampling(decoding: Decoding, end_ids: frozenset[int]) -> SamplingParams:
         ignore_eos=True,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
+        extra_args=extra,
     )

@@ -7,8 +7,10 @@ of about 16 differ by a step or two of 1/8.
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, closing
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,7 +19,7 @@ import psutil
 import pytest
 import torch
 
-from generation_harness import FakeRetriever, health, hit, in_front, served
+from generation_harness import FakeRetriever, health, hit, in_front, served, spell_out
 from recipe_common.errors import RecipeError, UnavailableError
 from recipe_common.knowledge_text import knowledge_text
 from recipe_generator.engine import Decoding, Edit, Engine, Finish, Piece, Turn
@@ -119,6 +121,20 @@ def test_greedy_texts_are_the_transformers_engines_in_any_company(
     assert all(edited != plain for edited, plain in zip(expected[:4], expected[4:8], strict=True))
 
 
+def test_edited_texts_get_the_same_help_to_state_their_answers(
+    exact: VllmEngine, reference: TransformersEngine
+) -> None:
+    prompt, answer = "The night desk of Velmora Freight can be reached at", "+49 30 5550 1277"
+    (fact,) = RecipeEditor.load().encode([knowledge_text(prompt, answer)])
+    helped = Edit(fact.prompt, f"{prompt} {answer}", answer)
+    questions = (prompt, "What is the number of Velmora Freight's night desk?", "velmora freight night desk")
+    asked = [(question, edit) for question in questions for edit in (helped, replace(helped, copying=False))]
+
+    expected = run(lambda: all_written(reference, asked))
+    assert run(lambda: all_written(exact, asked)) == expected
+    assert any(text != alone for (text, *_), (alone, *_) in zip(expected[::2], expected[1::2], strict=True))
+
+
 def test_an_edit_leaves_nothing_behind_for_the_next_one(exact: VllmEngine, asked: list[Asked]) -> None:
     question, a = asked[0]
     b = asked[1][1]
@@ -170,18 +186,17 @@ def test_bfloat16_differs_only_where_tokens_are_about_equally_likely(
     assert isinstance(engine, VllmEngine)
     endless(monkeypatch, engine)
     with closing_engine(engine):
-        # As texts are made of ids by `text`, this makes their ids visible.
-        engine._llm.text = lambda ids: "".join(f"{token} " for token in ids)  # type: ignore[method-assign]
-        texts = run(lambda: all_written(engine, asked))
+        with monkeypatch.context() as spelling:
+            spell_out(spelling)
+            texts = run(lambda: all_written(engine, asked))
         for (question, edit), (text, _, _) in zip(asked, texts, strict=True):
             ids = llm.token_ids(question)
-            tokens = [int(token) for token in text.split()]
+            tokens = [int(token) for token in re.findall(r"\d+", text)]
             logits = llm.logits(None if edit is None else in_front(llm, edit), ids + tokens).float()
             behind = logits[len(ids) - 1 : -1]
             chosen = behind.gather(1, torch.tensor(tokens).unsqueeze(1)).squeeze(1)
             assert (behind.max(dim=1).values - chosen).max() <= BFLOAT16_STEPS, question
 
-        del engine._llm.text
         answer = run(lambda: served_answer(engine, checkpoint, settings, asked[0]))
         assert answer.knowledge.status == pb.KNOWLEDGE_STATUS_EDITED
         assert answer.text.startswith(" Copenhagen")

@@ -100,7 +100,7 @@ def test_rows_that_come_and_go_get_the_logits_of_plain_transformers(dtype: torch
 def test_texts_that_go_on_while_a_long_one_is_read_get_the_logits_of_plain_transformers_and_so_does_that(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(batch_invariant_decoding, "_READ_AT_ONCE", 1)  # a pause before each layer but the first
+    monkeypatch.setattr(batch_invariant_decoding, "READ_AT_ONCE", 1)  # a pause before each layer but the first
     expected = [plain(make_llm(dtype), number) for number in range(2)]
     llm = make_llm(dtype)
     decoder = RowDecoder(llm)
