@@ -4,6 +4,7 @@ Compare figures of one run only: the machines these run on are noisy.
 """
 
 import asyncio
+import json
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ from recipe_retriever.metrics import RetrieverMetrics
 from recipe_retriever.retrieval import Decision, Retriever
 from recipe_store.edge_store import open_edge_store
 from recipe_store.facts import Fact, FactWrite, LogPosition
+from recipe_store.prompt_codec import encode_prompt
+from recipe_store.token_codec import encode_tokens
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NEW_TOKENS = 16
@@ -95,6 +98,22 @@ def test_generate(benchmark: BenchmarkFixture, editor: RecipeEditor, engine: Tra
     ids = engine.token_ids("The serial number of machine 77 is")
     last = benchmark(lambda: asyncio.run(write(engine, edit, ids)))
     benchmark.extra_info["generated_tokens"] = last.tokens
+
+
+@pytest.mark.parametrize("words", [0, 8, 40, 160], ids=["unedited", "8 words", "40 words", "160 words"])
+def test_generate_behind_a_fact_of_some_length(
+    benchmark: BenchmarkFixture, editor: RecipeEditor, engine: TransformersEngine, words: int
+) -> None:
+    """What stands in front of a text is as long as its fact: prompt and words; and so is what is stored."""
+    told = "The procedure for lost badges is " + " ".join(f"step{number % 10}" for number in range(words - 6))
+    (encoded,) = editor.encode([told])
+    edit = Edit(encoded.prompt, told) if words else None
+    ids = engine.token_ids("The procedure for lost badges is")
+    benchmark(lambda: asyncio.run(write(engine, edit, ids)))
+    if edit is not None:
+        payload = json.dumps([encode_prompt(encoded.prompt), encode_tokens(encoded.tokens)])
+        benchmark.extra_info["stored_bytes"] = len(payload) + encoded.vector.nbytes
+        benchmark.extra_info["tokens_in_front"] = engine.tokens_in_front(edit)
 
 
 async def write(engine: TransformersEngine, edit: Edit | None, ids: list[int]) -> Piece:
