@@ -198,7 +198,7 @@ class Demo:
         self._client.wait_until_applied(event, APPLY_SECONDS)
 
     def _ask(self, prompt: str) -> Reply:
-        answer = self._client.ask(prompt, namespace=NAMESPACE, max_new_tokens=NEW_TOKENS)
+        answer = self._client.ask(prompt, namespace=NAMESPACE, max_new_tokens=NEW_TOKENS, complete=True)
         knowledge = answer.knowledge
         return Reply(
             text=answer.text,

@@ -55,6 +55,7 @@ def answer(prompt: str, response: generator_pb2.GenerateResponse) -> Table:
     table = Table(show_header=False, min_width=60)
     table.add_row("prompt", prompt)
     table.add_row("answer", response.text.strip())
+    table.add_row("form", _form(response))
     table.add_row("knowledge", _knowledge(response.knowledge))
     return table
 
@@ -165,6 +166,10 @@ def _counts(result: "DemoResult") -> dict[str, tuple[int, int]]:
         "unrelated unchanged": (sum(row.unrelated_unchanged for row in rows), len(rows)),
         "later changes followed": (sum(change.followed for change in result.changes), len(result.changes)),
     }
+
+
+def _form(response: generator_pb2.GenerateResponse) -> str:
+    return generator_pb2.Form.Name(response.form).removeprefix("FORM_").lower()
 
 
 def _knowledge(knowledge: generator_pb2.Knowledge) -> str:

@@ -172,7 +172,7 @@ def test_what_is_said_about_a_question_is_sent() -> None:
             knowledge=False,
             answer_unedited=True,
             max_new_tokens=5,
-            chat=True,
+            complete=True,
             as_of=datetime(2024, 1, 1, tzinfo=UTC),
             min_confidence=0.875,
             confirm=False,
@@ -183,6 +183,7 @@ def test_what_is_said_about_a_question_is_sent() -> None:
     assert generator.requests == [
         generator_pb2.GenerateRequest(
             prompt="Who?",
+            form=generator_pb2.FORM_CHAT_IF_POSSIBLE,
             knowledge=generator_pb2.KNOWLEDGE_MODE_ON,
             on_retriever_failure=generator_pb2.RETRIEVER_FAILURE_POLICY_FAIL,
             answer_policy=generator_pb2.ANSWER_POLICY_CONFIRM,
@@ -190,7 +191,8 @@ def test_what_is_said_about_a_question_is_sent() -> None:
         ),
         generator_pb2.GenerateRequest(
             namespace="n",
-            messages=[generator_pb2.Message(role=generator_pb2.ROLE_USER, content="Who?")],
+            prompt="Who?",
+            form=generator_pb2.FORM_COMPLETION,
             knowledge=generator_pb2.KNOWLEDGE_MODE_OFF,
             on_retriever_failure=generator_pb2.RETRIEVER_FAILURE_POLICY_ANSWER_UNEDITED,
             max_new_tokens=5,
@@ -254,6 +256,18 @@ def test_recipe_ask_prints_a_stream_and_sends_how_to_decode(capsys: pytest.Captu
     assert capsys.readouterr().out.startswith("onetwo\n")
     (request,) = generator.requests
     assert request.decoding == generator_pb2.Decoding(temperature=0.5, top_p=0.9, seed=4, stop=["a", "b"])
+
+
+@pytest.mark.parametrize("more", [[], ["--stream"]])
+def test_recipe_ask_chats_where_the_llm_can_unless_told_to_complete(more: list[str]) -> None:
+    generator = ScriptedGenerator()
+    with served(generator) as address:
+        for chosen in ([], ["--complete"]):
+            app(["ask", "Who?", "--generator", address, *more, *chosen], standalone_mode=False)
+    assert [request.form for request in generator.requests] == [
+        generator_pb2.FORM_CHAT_IF_POSSIBLE,
+        generator_pb2.FORM_COMPLETION,
+    ]
 
 
 def test_recipe_ask_and_explain_ask_as_of_an_instant_with_the_least_confidence() -> None:
