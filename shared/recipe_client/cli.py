@@ -231,6 +231,7 @@ def ask(
 @app.command()
 def compare(
     prompt: Annotated[str, typer.Argument(help="Question or text to continue.")],
+    complete: Complete = False,
     max_new_tokens: Tokens = 0,
     namespace: Namespace = "default",
     generator: Generator = DEFAULT_GENERATOR,
@@ -238,7 +239,7 @@ def compare(
 ) -> None:
     """Ask the LLM twice, with and without knowledge."""
     with RecipeClient(generator=generator) as client:
-        both = client.compare(prompt, namespace=namespace, max_new_tokens=max_new_tokens)
+        both = client.compare(prompt, namespace=namespace, max_new_tokens=max_new_tokens, complete=complete)
     if as_json:
         print_json(_message(both))
     else:

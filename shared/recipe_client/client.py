@@ -90,9 +90,13 @@ class RecipeClient:
         finally:
             call.cancel()
 
-    def compare(self, prompt: str, *, namespace: str = "", max_new_tokens: int = 0) -> generator_pb2.CompareResponse:
-        """Continue a text with and without knowledge."""
-        request = generator_pb2.CompareRequest(namespace=namespace, prompt=prompt, max_new_tokens=max_new_tokens)
+    def compare(
+        self, prompt: str, *, namespace: str = "", max_new_tokens: int = 0, complete: bool = False
+    ) -> generator_pb2.CompareResponse:
+        """Ask with and without knowledge, in the form that `ask` takes."""
+        request = generator_pb2.CompareRequest(
+            namespace=namespace, prompt=prompt, max_new_tokens=max_new_tokens, form=_form(complete=complete)
+        )
         return self._call(lambda: self._generator.Compare(request, timeout=self._timeout))
 
     def retrieve(

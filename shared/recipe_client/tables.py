@@ -62,7 +62,7 @@ def answer(prompt: str, response: generator_pb2.GenerateResponse) -> Table:
 
 def comparison(prompt: str, response: generator_pb2.CompareResponse) -> Table:
     """Both answers to one text."""
-    table = Table("", "answer", "knowledge", title=prompt)
+    table = Table("", "answer", "knowledge", title=prompt, caption=f"form: {_form(response.with_knowledge)}")
     for name, each in (("with", response.with_knowledge), ("without", response.without_knowledge)):
         table.add_row(name, each.text.strip(), _knowledge(each.knowledge))
     return table

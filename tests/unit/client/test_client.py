@@ -119,6 +119,7 @@ class ScriptedGenerator(generator_pb2_grpc.GeneratorServiceServicer):
     def __init__(self, *, endless: bool = False) -> None:
         self.endless = endless
         self.requests: list[generator_pb2.GenerateRequest] = []
+        self.compared: list[generator_pb2.CompareRequest] = []
         self.cancelled = Event()
 
     def Generate(self, request: generator_pb2.GenerateRequest, context: Any) -> generator_pb2.GenerateResponse:  # noqa: N802
@@ -139,7 +140,8 @@ class ScriptedGenerator(generator_pb2_grpc.GeneratorServiceServicer):
         yield generator_pb2.GenerateStreamResponse(answer=generator_pb2.GenerateResponse(text=request.request.prompt))
 
     def Compare(self, request: generator_pb2.CompareRequest, context: Any) -> generator_pb2.CompareResponse:  # noqa: N802
-        raise NotImplementedError
+        self.compared.append(request)
+        return generator_pb2.CompareResponse()
 
 
 @contextmanager
@@ -267,6 +269,19 @@ def test_recipe_ask_chats_where_the_llm_can_unless_told_to_complete(more: list[s
     assert [request.form for request in generator.requests] == [
         generator_pb2.FORM_CHAT_IF_POSSIBLE,
         generator_pb2.FORM_COMPLETION,
+    ]
+
+
+def test_recipe_compare_chats_where_the_llm_can_unless_told_to_complete() -> None:
+    generator = ScriptedGenerator()
+    with served(generator) as address:
+        for chosen in ([], ["--complete", "--namespace", "n", "--max-new-tokens", "5"]):
+            app(["compare", "Who?", "--generator", address, *chosen], standalone_mode=False)
+    assert generator.compared == [
+        generator_pb2.CompareRequest(prompt="Who?", namespace="default", form=generator_pb2.FORM_CHAT_IF_POSSIBLE),
+        generator_pb2.CompareRequest(
+            prompt="Who?", namespace="n", max_new_tokens=5, form=generator_pb2.FORM_COMPLETION
+        ),
     ]
 
 
