@@ -125,7 +125,7 @@ def demo(result: "DemoResult") -> Table:
     )
     for row in result.rows:
         table.add_row(
-            f"{row.fact.prompt}\n-> {row.fact.answer}",
+            f"{row.fact.prompt} ({row.after.form.lower()})\n-> {row.fact.answer}",
             _cut(row.before.text),
             f"{_tick(row.answered)} {_cut(row.after.text)}",
             _scores(row.after),
