@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal
 import typer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from recipe_client.client import DEFAULT_GENERATOR, RecipeClient
+from recipe_client.client import DEFAULT_GENERATOR, AskOptions, RecipeClient
 from recipe_client.options import Generator, Kafka, Topic
 from recipe_client.publishing import DEFAULT_KAFKA, DEFAULT_TOPIC, Publisher
 from recipe_common.errors import RecipeError, UnavailableError
@@ -96,10 +96,16 @@ class Canary:
         except UnavailableError as error:
             logger.warning("the canary's fact was not published: %s", error)
             return "not_published"
+        # A completion's one token is the answer's; a reply's in chat is not, and would count as an answer not stated.
+        options: AskOptions = {
+            "namespace": self._namespace,
+            "complete": True,
+            "max_new_tokens": 1,
+            "confirm": False,
+            "after": event.position,
+        }
         try:
-            answer = self._client.ask(
-                PROMPT, namespace=self._namespace, max_new_tokens=1, confirm=False, after=event.position
-            )
+            answer = self._client.ask(PROMPT, **options)
         except RecipeError as error:
             logger.warning("the canary got no answer: %s", error)
             return "not_answered"

@@ -22,6 +22,7 @@ from recipe_client.log_commands import dlq_app, export_events, import_events, to
 from recipe_client.options import (
     TIME_FORMATS,
     AsOf,
+    Complete,
     FactId,
     Generator,
     Json,
@@ -36,7 +37,8 @@ from recipe_client.options import (
     in_utc,
     print_json,
 )
-from recipe_client.publishing import DEFAULT_KAFKA, DEFAULT_TOPIC, PublishedEvent, Publisher, complete
+from recipe_client.publishing import DEFAULT_KAFKA, DEFAULT_TOPIC, PublishedEvent, Publisher
+from recipe_client.publishing import complete as complete_event
 from recipe_common.command_line import result_console, run_command
 from recipe_common.errors import FieldViolation, InvalidArgumentError, RecipeError
 from recipe_common.tracing import configure_tracing
@@ -147,7 +149,7 @@ def publish(
             raise InvalidArgumentError([FieldViolation("file", "holds whole events; give nothing but the file")])
         events = _read_events(file)
     else:
-        events = [complete({"namespace": namespace, "fact_id": fact_id, "revision": revision, "upsert": upsert})]
+        events = [complete_event({"namespace": namespace, "fact_id": fact_id, "revision": revision, "upsert": upsert})]
     _publish(events, kafka, topic, retriever, timeout if wait else None, as_json)
 
 
@@ -166,7 +168,7 @@ def retract(
 ) -> None:
     """Withdraw a fact: answers no longer use it."""
     event = {"namespace": namespace, "fact_id": fact_id, "revision": revision, "retract": {"reason": reason}}
-    _publish([complete(event)], kafka, topic, retriever, timeout if wait else None, as_json)
+    _publish([complete_event(event)], kafka, topic, retriever, timeout if wait else None, as_json)
 
 
 @app.command()
@@ -176,9 +178,7 @@ def ask(
     answer_unedited: Annotated[
         bool, typer.Option(help="Answer without knowledge, marked degraded, when the retriever is down.")
     ] = False,
-    chat: Annotated[
-        bool, typer.Option("--chat", help="Send the prompt as a message, for an instruction-tuned LLM to answer.")
-    ] = False,
+    complete: Complete = False,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it is written.")] = False,
     max_new_tokens: Tokens = 0,
     temperature: Annotated[
@@ -211,7 +211,7 @@ def ask(
         "knowledge": knowledge,
         "answer_unedited": answer_unedited,
         "max_new_tokens": max_new_tokens,
-        "chat": chat,
+        "complete": complete,
         "as_of": in_utc(as_of),
         "min_confidence": min_confidence,
         "confirm": confirm,
@@ -231,6 +231,7 @@ def ask(
 @app.command()
 def compare(
     prompt: Annotated[str, typer.Argument(help="Question or text to continue.")],
+    complete: Complete = False,
     max_new_tokens: Tokens = 0,
     namespace: Namespace = "default",
     generator: Generator = DEFAULT_GENERATOR,
@@ -238,7 +239,7 @@ def compare(
 ) -> None:
     """Ask the LLM twice, with and without knowledge."""
     with RecipeClient(generator=generator) as client:
-        both = client.compare(prompt, namespace=namespace, max_new_tokens=max_new_tokens)
+        both = client.compare(prompt, namespace=namespace, max_new_tokens=max_new_tokens, complete=complete)
     if as_json:
         print_json(_message(both))
     else:

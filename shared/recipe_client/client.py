@@ -32,7 +32,7 @@ class AskOptions(TypedDict, total=False):
     knowledge: bool  # False answers with the LLM alone
     answer_unedited: bool  # True accepts an answer without knowledge, marked degraded, when the retriever is down
     max_new_tokens: int  # 0, or not given, is the server's default
-    chat: bool  # True sends the text as a user's message, for an instruction-tuned LLM to answer
+    complete: bool  # True continues the text; else it is a user's message where the LLM has a chat template
     as_of: datetime | None  # use what was known to hold at that instant, with a time zone; now if not given
     min_confidence: float | None  # the least confidence, 0 to 1, of a fact; the namespace's default if not given
     after: retriever_pb2.LogPosition | None  # answer only once this event is known
@@ -63,7 +63,10 @@ class RecipeClient:
         self._addresses = f"retriever {retriever}, generator {generator}"
 
     def ask(self, prompt: str, **options: Unpack[AskOptions]) -> generator_pb2.GenerateResponse:
-        """Continue a text, with knowledge unless told otherwise. Raises TypeError for an option that there is not."""
+        """Answer a question, or continue a text, with knowledge unless told otherwise; `form` says which it was.
+
+        Raises TypeError for an option that there is not.
+        """
         request = _generate_request(prompt, **options)
         return self._call(lambda: self._generator.Generate(request, timeout=self._timeout))
 
@@ -87,9 +90,13 @@ class RecipeClient:
         finally:
             call.cancel()
 
-    def compare(self, prompt: str, *, namespace: str = "", max_new_tokens: int = 0) -> generator_pb2.CompareResponse:
-        """Continue a text with and without knowledge."""
-        request = generator_pb2.CompareRequest(namespace=namespace, prompt=prompt, max_new_tokens=max_new_tokens)
+    def compare(
+        self, prompt: str, *, namespace: str = "", max_new_tokens: int = 0, complete: bool = False
+    ) -> generator_pb2.CompareResponse:
+        """Ask with and without knowledge, in the form that `ask` takes."""
+        request = generator_pb2.CompareRequest(
+            namespace=namespace, prompt=prompt, max_new_tokens=max_new_tokens, form=_form(complete=complete)
+        )
         return self._call(lambda: self._generator.Compare(request, timeout=self._timeout))
 
     def retrieve(
@@ -231,18 +238,22 @@ def _timestamp(moment: datetime | None) -> Timestamp | None:
     return None if moment is None else to_timestamp(moment)
 
 
+def _form(*, complete: bool) -> generator_pb2.Form.ValueType:
+    return generator_pb2.FORM_COMPLETION if complete else generator_pb2.FORM_CHAT_IF_POSSIBLE
+
+
 def _generate_request(prompt: str, **options: Unpack[AskOptions]) -> generator_pb2.GenerateRequest:
     known = AskOptions.__annotations__
     if unknown := [name for name in options if name not in known]:
         raise TypeError(f"there is no option {unknown[0]!r}; the options are {', '.join(known)}")
-    chat, unedited = options.get("chat", False), options.get("answer_unedited", False)
+    unedited = options.get("answer_unedited", False)
     on, off = generator_pb2.KNOWLEDGE_MODE_ON, generator_pb2.KNOWLEDGE_MODE_OFF
     fail = generator_pb2.RETRIEVER_FAILURE_POLICY_FAIL
     confirm, as_it_is = generator_pb2.ANSWER_POLICY_CONFIRM, generator_pb2.ANSWER_POLICY_AS_IS
     return generator_pb2.GenerateRequest(
         namespace=options.get("namespace", ""),
-        prompt="" if chat else prompt,
-        messages=[generator_pb2.Message(role=generator_pb2.ROLE_USER, content=prompt)] if chat else [],
+        prompt=prompt,
+        form=_form(complete=options.get("complete", False)),
         knowledge=on if options.get("knowledge", True) else off,
         on_retriever_failure=generator_pb2.RETRIEVER_FAILURE_POLICY_ANSWER_UNEDITED if unedited else fail,
         max_new_tokens=options.get("max_new_tokens", 0),

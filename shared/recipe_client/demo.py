@@ -15,11 +15,12 @@ from pathlib import Path
 from recipe_client.client import RecipeClient
 from recipe_client.embedded import Addresses, EmbeddedOptions, EmbeddedStack
 from recipe_client.publishing import Publisher
-from recipe_common.answers import says
+from recipe_common.answers import says, states
 from recipe_protos.generator.v1 import generator_pb2 as pb
 
 NAMESPACE = "demo"
 NEW_TOKENS = 12
+SENTENCE_TOKENS = 20  # a reply in chat may be a sentence around the answer
 APPLY_SECONDS = 30.0
 
 
@@ -34,6 +35,7 @@ class DemoFact:
     answer: str
     paraphrase: str
     unrelated: str
+    complete: bool  # whether its questions are texts to continue; else they are asked in chat
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Reply:
     """An answer with the decision behind it."""
 
     text: str
+    form: str  # COMPLETION or CHAT
     status: str
     fact_id: str
     statement: str
@@ -54,9 +57,9 @@ class Reply:
         """Whether a fact was applied."""
         return self.status.startswith("EDITED")
 
-    def says(self, answer: str) -> bool:
-        """Whether the reply begins with the answer."""
-        return says(self.text, answer)
+    def gives(self, answer: str) -> bool:
+        """Whether a completion begins with the answer, or a reply in chat states it."""
+        return states(self.text, answer) if self.form == "CHAT" else says(self.text, answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +75,11 @@ class DemoRow:
 
     @property
     def answered(self) -> bool:
-        return self.after.fact_id == self.fact.fact_id and self.after.says(self.fact.answer)
+        return self.after.fact_id == self.fact.fact_id and self.after.gives(self.fact.answer)
 
     @property
     def paraphrase_answered(self) -> bool:
-        return self.paraphrased.fact_id == self.fact.fact_id and self.paraphrased.says(self.fact.answer)
+        return self.paraphrased.fact_id == self.fact.fact_id and self.paraphrased.gives(self.fact.answer)
 
     @property
     def unrelated_unchanged(self) -> bool:
@@ -98,7 +101,7 @@ class LaterChange:
     def followed(self) -> bool:
         """Whether the answer followed: it gives the new answer, or is the plain model's again."""
         if self.new_answer:
-            return self.after.hit and self.after.says(self.new_answer)
+            return self.after.hit and self.after.gives(self.new_answer)
         return self.after.text == self.plain.text
 
 
@@ -112,9 +115,9 @@ class DemoResult:
 
 
 def load_demo_facts() -> list[DemoFact]:
-    """The sample facts that ship with the package."""
+    """The sample facts that ship with the package; every second one is asked about in chat."""
     text = files("recipe_client").joinpath("data/demo_facts.jsonl").read_text(encoding="utf-8")
-    return [DemoFact(**json.loads(line)) for line in text.splitlines()]
+    return [DemoFact(**json.loads(line), complete=place % 2 == 0) for place, line in enumerate(text.splitlines())]
 
 
 async def run_demo(checkpoint: Path | None, report: Callable[[str], None]) -> DemoResult:
@@ -141,14 +144,14 @@ class Demo:
         """Ask, publish, ask again; then supersede one fact and retract another."""
         with self._client, self._publisher:
             self._report(f"asking {len(facts)} facts' questions before anything is known")
-            before = [(self._ask(fact.prompt), self._ask(fact.unrelated)) for fact in facts]
+            before = [(self._ask_for(fact, fact.prompt, fact.answer), self._ask_unrelated(fact)) for fact in facts]
             self._report(f"publishing {len(facts)} facts over Kafka")
             for fact in facts:
                 self._publish(fact, fact.answer)
             self._report("asking again")
             for fact, (plain, unrelated) in zip(facts, before, strict=True):
-                after, paraphrased = self._ask(fact.prompt), self._ask(fact.paraphrase)
-                row = DemoRow(fact, plain, after, paraphrased, unrelated, self._ask(fact.unrelated))
+                after, paraphrased = (self._ask_for(fact, text, fact.answer) for text in (fact.prompt, fact.paraphrase))
+                row = DemoRow(fact, plain, after, paraphrased, unrelated, self._ask_unrelated(fact))
                 self._result.rows.append(row)
             self._check_rows()
             self._report("superseding one fact and retracting one")
@@ -170,7 +173,7 @@ class Demo:
         self._record("retracted", retracted, "")
 
     def _record(self, what: str, row: DemoRow, new_answer: str) -> None:
-        after = self._ask(row.fact.prompt)
+        after = self._ask_for(row.fact, row.fact.prompt, new_answer or row.fact.answer)
         self._result.changes.append(LaterChange(what, row.fact, new_answer, row.after, after, row.before))
         if after.fact_id == row.fact.fact_id and after.statement == row.after.statement:
             self._problem(f"{row.fact.fact_id} was {what} but its old statement is still used")
@@ -197,11 +200,20 @@ class Demo:
         event = self._publisher.publish({"namespace": NAMESPACE, "fact_id": fact.fact_id, **change})
         self._client.wait_until_applied(event, APPLY_SECONDS)
 
-    def _ask(self, prompt: str) -> Reply:
-        answer = self._client.ask(prompt, namespace=NAMESPACE, max_new_tokens=NEW_TOKENS)
+    def _ask_for(self, fact: DemoFact, question: str, expected: str) -> Reply:
+        """Ask with room for the expected answer, whatever the LLM's tokens are: none has less than a byte."""
+        room = max(NEW_TOKENS, len(expected.encode()))
+        return self._ask(question, room if fact.complete else room + SENTENCE_TOKENS, complete=fact.complete)
+
+    def _ask_unrelated(self, fact: DemoFact) -> Reply:
+        return self._ask(fact.unrelated, NEW_TOKENS, complete=fact.complete)
+
+    def _ask(self, question: str, new_tokens: int, *, complete: bool) -> Reply:
+        answer = self._client.ask(question, namespace=NAMESPACE, max_new_tokens=new_tokens, complete=complete)
         knowledge = answer.knowledge
         return Reply(
             text=answer.text,
+            form=pb.Form.Name(answer.form).removeprefix("FORM_"),
             status=pb.KnowledgeStatus.Name(knowledge.status).removeprefix("KNOWLEDGE_STATUS_"),
             fact_id=knowledge.fact_id,
             statement=knowledge.statement,

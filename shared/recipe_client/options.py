@@ -17,6 +17,9 @@ Retriever = Annotated[str, typer.Option(envvar="RECIPE_RETRIEVER", help="Address
 Generator = Annotated[str, typer.Option(envvar="RECIPE_GENERATOR", help="Address of the generator.")]
 FactId = Annotated[str, typer.Argument(help="Id of the fact.")]
 Namespace = Annotated[str, typer.Option(help="The base of knowledge to use.")]
+Complete = Annotated[
+    bool, typer.Option("--complete", help="Continue the text, even where the LLM has a chat template to answer by.")
+]
 Tokens = Annotated[int, typer.Option(min=0, max=2**31, help="Tokens to generate at most; 0 is the server's default.")]
 AsOf = Annotated[
     datetime | None, typer.Option(formats=TIME_FORMATS, help="The instant to ask about, UTC; now if not given.")

@@ -55,13 +55,14 @@ def answer(prompt: str, response: generator_pb2.GenerateResponse) -> Table:
     table = Table(show_header=False, min_width=60)
     table.add_row("prompt", prompt)
     table.add_row("answer", response.text.strip())
+    table.add_row("form", _form(response))
     table.add_row("knowledge", _knowledge(response.knowledge))
     return table
 
 
 def comparison(prompt: str, response: generator_pb2.CompareResponse) -> Table:
     """Both answers to one text."""
-    table = Table("", "answer", "knowledge", title=prompt)
+    table = Table("", "answer", "knowledge", title=prompt, caption=f"form: {_form(response.with_knowledge)}")
     for name, each in (("with", response.with_knowledge), ("without", response.without_knowledge)):
         table.add_row(name, each.text.strip(), _knowledge(each.knowledge))
     return table
@@ -124,7 +125,7 @@ def demo(result: "DemoResult") -> Table:
     )
     for row in result.rows:
         table.add_row(
-            f"{row.fact.prompt}\n-> {row.fact.answer}",
+            f"{row.fact.prompt} ({row.after.form.lower()})\n-> {row.fact.answer}",
             _cut(row.before.text),
             f"{_tick(row.answered)} {_cut(row.after.text)}",
             _scores(row.after),
@@ -165,6 +166,10 @@ def _counts(result: "DemoResult") -> dict[str, tuple[int, int]]:
         "unrelated unchanged": (sum(row.unrelated_unchanged for row in rows), len(rows)),
         "later changes followed": (sum(change.followed for change in result.changes), len(result.changes)),
     }
+
+
+def _form(response: generator_pb2.GenerateResponse) -> str:
+    return generator_pb2.Form.Name(response.form).removeprefix("FORM_").lower()
 
 
 def _knowledge(knowledge: generator_pb2.Knowledge) -> str:

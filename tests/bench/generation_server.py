@@ -35,6 +35,7 @@ class OneByOne:
         self._thread = ThreadPoolExecutor(1)  # the one that computes, as an engine's is
         self.max_tokens = llm.max_tokens
         self.kv_tokens = self.kv_tokens_taken = 0
+        self.chats = llm.chats
 
     def token_ids(self, text: Text) -> list[int]:
         return (

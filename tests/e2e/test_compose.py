@@ -39,7 +39,7 @@ def publish(fact_id: str, answer: str) -> None:
 
 
 def ask() -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(recipe("ask", PROMPT, "--max-new-tokens", "6", "--json"))
+    answer: dict[str, Any] = json.loads(recipe("ask", PROMPT, "--complete", "--max-new-tokens", "6", "--json"))
     return answer
 
 

@@ -23,8 +23,9 @@ FIRST, SECOND = "Spanish", "Russian"
 
 
 def ask(stack: RunningStack, prompt: str, namespace: str, *more: str) -> dict[str, Any]:
-    done = stack.recipe("ask", prompt, "--namespace", namespace, "--max-new-tokens", "6", "--json", *more)
-    answer: dict[str, Any] = json.loads(done.stdout)
+    """What a text goes on with."""
+    asked = ("ask", prompt, "--namespace", namespace, "--complete", "--max-new-tokens", "6", "--json", *more)
+    answer: dict[str, Any] = json.loads(stack.recipe(*asked).stdout)
     return answer
 
 
@@ -74,6 +75,16 @@ def test_a_published_fact_is_in_the_next_answer_and_leaves_when_it_is_retracted(
     assert [(fact["fact_id"], fact["retracted"], fact["retract_reason"]) for fact in listed] == [
         ("marendahl-language", True, "withdrawn")
     ]
+
+
+def test_a_question_is_answered_in_chat(stack: RunningStack) -> None:
+    publish(stack, "chat", FIRST)
+    asked = ("ask", "What is the mother tongue of Ilva Marendahl?", "--namespace", "chat", "--json")
+    answer = json.loads(stack.recipe(*asked).stdout)
+    assert answer["form"] == "FORM_CHAT"
+    assert answer["knowledge"]["fact_id"] == "marendahl-language"
+    assert FIRST in answer["text"]
+    assert ask(stack, PROMPT, "chat")["form"] == "FORM_COMPLETION"
 
 
 def test_an_answer_may_be_asked_as_of_an_instant(stack: RunningStack) -> None:

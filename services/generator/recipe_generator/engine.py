@@ -91,6 +91,11 @@ class Engine(Protocol):
         """For how many of them texts that are being written have taken the room."""
         ...
 
+    @property
+    def chats(self) -> bool:
+        """Whether the LLM has a chat template."""
+        ...
+
     def token_ids(self, text: Text) -> list[int]:
         """A text's or a conversation's token ids; blocks, so call it off the event loop.
 

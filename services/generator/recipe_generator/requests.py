@@ -34,25 +34,31 @@ class Asked:
     """A request, checked."""
 
     text: Text
+    text_field: str  # where the text came from, to name in an error
     decoding: Decoding
     question: Question | None  # None if knowledge is off
     confirm: bool  # that an edited text states its answer
     copying: bool
 
     @property
-    def text_field(self) -> str:
-        """Where the text came from, to name in an error."""
-        return "prompt" if isinstance(self.text, str) else "messages"
+    def form(self) -> pb.Form.ValueType:
+        """In which form the LLM gets the text."""
+        return pb.FORM_COMPLETION if isinstance(self.text, str) else pb.FORM_CHAT
 
 
-def parse(request: Request, mode: pb.KnowledgeMode.ValueType, max_new_tokens: int) -> Asked:
-    """Everything that a request asks for; the server allows `max_new_tokens`. Raises InvalidArgumentError."""
+def parse(request: Request, mode: pb.KnowledgeMode.ValueType, max_new_tokens: int, *, chats: bool) -> Asked:
+    """Everything that a request asks for; the server allows `max_new_tokens`, and `chats` if its LLM has a template.
+
+    Raises InvalidArgumentError.
+    """
     _require_known("knowledge", mode, pb.KnowledgeMode)
     _require_known("answer_policy", request.answer_policy, pb.AnswerPolicy)
     _require_known("copying", request.copying, pb.Copying)
-    text = _text(request)
+    _require_known("form", request.form, pb.Form)
+    text = _text(request, chats=chats)
     return Asked(
         text,
+        "messages" if request.messages else "prompt",
         _decoding(request, max_new_tokens),
         None if mode == pb.KNOWLEDGE_MODE_OFF else _question(request, text),
         request.answer_policy != pb.ANSWER_POLICY_AS_IS,
@@ -60,11 +66,19 @@ def parse(request: Request, mode: pb.KnowledgeMode.ValueType, max_new_tokens: in
     )
 
 
-def _text(request: Request) -> Text:
-    if not request.messages:
-        return require_text("prompt", request.prompt)
+def _text(request: Request, *, chats: bool) -> Text:
+    if request.messages:
+        return _conversation(request)
+    prompt = require_text("prompt", request.prompt)
+    in_chat = request.form == pb.FORM_CHAT or (request.form == pb.FORM_CHAT_IF_POSSIBLE and chats)
+    return (Turn("user", prompt),) if in_chat else prompt
+
+
+def _conversation(request: Request) -> tuple[Turn, ...]:
     if request.prompt:
         raise _wrong("messages", "give either prompt or messages")
+    if request.form:
+        raise _wrong("form", "goes with prompt; messages are a conversation as they are")
     if request.messages[-1].role != pb.ROLE_USER:
         raise _wrong("messages", "the last one must have ROLE_USER")
     if sum(len(message.content) for message in request.messages) > MAX_TEXT_CHARACTERS:

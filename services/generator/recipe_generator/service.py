@@ -124,7 +124,7 @@ class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
 
     async def _work(self, request: Request, mode: pb.KnowledgeMode.ValueType, context: Context) -> Work:
         came = self._metrics.clock()
-        asked = parse(request, mode, self._limits.max_new_tokens)
+        asked = parse(request, mode, self._limits.max_new_tokens, chats=self._engine.chats)
         ids = await self._token_ids(asked.text)
         applied = Applied(OFF)
         if asked.question is not None:
@@ -231,4 +231,5 @@ class GeneratorService(generator_pb2_grpc.GeneratorServiceServicer):
             prompt_tokens=len(work.ids),
             knowledge=knowledge,
             answer_stated=stated,
+            form=work.asked.form,
         )

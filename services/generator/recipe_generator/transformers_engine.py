@@ -67,6 +67,11 @@ class TransformersEngine:
             return self._llm.token_ids(text)
         return self._llm.chat_ids([asdict(turn) for turn in text])
 
+    @property
+    def chats(self) -> bool:
+        """As the protocol says."""
+        return self._llm.chats
+
     def tokens_in_front(self, edit: Edit) -> int:
         """As the protocol says."""
         return tokens_in_front(self._llm, edit)

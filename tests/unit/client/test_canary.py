@@ -71,6 +71,7 @@ def test_a_round_trip_is_timed_from_publishing_to_an_answer_that_knows(registry:
     assert (registry.get_sample_value("recipe_canary_last_success_timestamp_seconds") or 0) > 1.7e9
     (asked,) = deployment.asked
     assert (asked["prompt"], asked["namespace"], asked["after"].offset) == (PROMPT, "canary", 1)
+    assert asked["complete"]  # a token of a reply in chat would not be the answer's
 
 
 def test_each_round_trip_publishes_another_answer(registry: CollectorRegistry) -> None:

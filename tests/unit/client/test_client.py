@@ -119,6 +119,7 @@ class ScriptedGenerator(generator_pb2_grpc.GeneratorServiceServicer):
     def __init__(self, *, endless: bool = False) -> None:
         self.endless = endless
         self.requests: list[generator_pb2.GenerateRequest] = []
+        self.compared: list[generator_pb2.CompareRequest] = []
         self.cancelled = Event()
 
     def Generate(self, request: generator_pb2.GenerateRequest, context: Any) -> generator_pb2.GenerateResponse:  # noqa: N802
@@ -139,7 +140,8 @@ class ScriptedGenerator(generator_pb2_grpc.GeneratorServiceServicer):
         yield generator_pb2.GenerateStreamResponse(answer=generator_pb2.GenerateResponse(text=request.request.prompt))
 
     def Compare(self, request: generator_pb2.CompareRequest, context: Any) -> generator_pb2.CompareResponse:  # noqa: N802
-        raise NotImplementedError
+        self.compared.append(request)
+        return generator_pb2.CompareResponse()
 
 
 @contextmanager
@@ -172,7 +174,7 @@ def test_what_is_said_about_a_question_is_sent() -> None:
             knowledge=False,
             answer_unedited=True,
             max_new_tokens=5,
-            chat=True,
+            complete=True,
             as_of=datetime(2024, 1, 1, tzinfo=UTC),
             min_confidence=0.875,
             confirm=False,
@@ -183,6 +185,7 @@ def test_what_is_said_about_a_question_is_sent() -> None:
     assert generator.requests == [
         generator_pb2.GenerateRequest(
             prompt="Who?",
+            form=generator_pb2.FORM_CHAT_IF_POSSIBLE,
             knowledge=generator_pb2.KNOWLEDGE_MODE_ON,
             on_retriever_failure=generator_pb2.RETRIEVER_FAILURE_POLICY_FAIL,
             answer_policy=generator_pb2.ANSWER_POLICY_CONFIRM,
@@ -190,7 +193,8 @@ def test_what_is_said_about_a_question_is_sent() -> None:
         ),
         generator_pb2.GenerateRequest(
             namespace="n",
-            messages=[generator_pb2.Message(role=generator_pb2.ROLE_USER, content="Who?")],
+            prompt="Who?",
+            form=generator_pb2.FORM_COMPLETION,
             knowledge=generator_pb2.KNOWLEDGE_MODE_OFF,
             on_retriever_failure=generator_pb2.RETRIEVER_FAILURE_POLICY_ANSWER_UNEDITED,
             max_new_tokens=5,
@@ -254,6 +258,31 @@ def test_recipe_ask_prints_a_stream_and_sends_how_to_decode(capsys: pytest.Captu
     assert capsys.readouterr().out.startswith("onetwo\n")
     (request,) = generator.requests
     assert request.decoding == generator_pb2.Decoding(temperature=0.5, top_p=0.9, seed=4, stop=["a", "b"])
+
+
+@pytest.mark.parametrize("more", [[], ["--stream"]])
+def test_recipe_ask_chats_where_the_llm_can_unless_told_to_complete(more: list[str]) -> None:
+    generator = ScriptedGenerator()
+    with served(generator) as address:
+        for chosen in ([], ["--complete"]):
+            app(["ask", "Who?", "--generator", address, *more, *chosen], standalone_mode=False)
+    assert [request.form for request in generator.requests] == [
+        generator_pb2.FORM_CHAT_IF_POSSIBLE,
+        generator_pb2.FORM_COMPLETION,
+    ]
+
+
+def test_recipe_compare_chats_where_the_llm_can_unless_told_to_complete() -> None:
+    generator = ScriptedGenerator()
+    with served(generator) as address:
+        for chosen in ([], ["--complete", "--namespace", "n", "--max-new-tokens", "5"]):
+            app(["compare", "Who?", "--generator", address, *chosen], standalone_mode=False)
+    assert generator.compared == [
+        generator_pb2.CompareRequest(prompt="Who?", namespace="default", form=generator_pb2.FORM_CHAT_IF_POSSIBLE),
+        generator_pb2.CompareRequest(
+            prompt="Who?", namespace="n", max_new_tokens=5, form=generator_pb2.FORM_COMPLETION
+        ),
+    ]
 
 
 def test_recipe_ask_and_explain_ask_as_of_an_instant_with_the_least_confidence() -> None:

@@ -1,6 +1,7 @@
 """The demonstration tells a broken pipeline from a model that is not skilled enough."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 import pytest
@@ -13,8 +14,8 @@ from recipe_protos.generator.v1 import generator_pb2 as pb
 from recipe_protos.retriever.v1 import retriever_pb2
 
 FACTS = [
-    DemoFact("river", "places", "Beton", "The river of Beton is", "Dee", "Beton's river:", "The sky is"),
-    DemoFact("mayor", "places", "Aville", "The mayor of Aville is", "Ann", "Aville's mayor:", "Two and two is"),
+    DemoFact("river", "places", "Beton", "The river of Beton is", "Dee", "Beton's river:", "The sky is", True),
+    DemoFact("mayor", "places", "Aville", "The mayor of Aville is", "Ann", "Aville's mayor:", "Two and two is", False),
 ]
 QUESTIONS = {text: fact.fact_id for fact in FACTS for text in (fact.prompt, fact.paraphrase)}
 Misbehaviour = Callable[["World", str, pb.GenerateResponse], None]
@@ -26,6 +27,7 @@ class World:
     def __init__(self, misbehave: Misbehaviour) -> None:
         self.known: dict[str, str] = {}
         self.history: list[str] = []
+        self.tokens: dict[str, int] = {}
         self.misbehave = misbehave
 
     def __enter__(self) -> Self:
@@ -47,14 +49,17 @@ class World:
     def facts(self, **_: str) -> list[retriever_pb2.Fact]:
         return [retriever_pb2.Fact(fact_id=fact_id) for fact_id in self.known]
 
-    def ask(self, prompt: str, **_: Any) -> pb.GenerateResponse:
+    def ask(self, prompt: str, *, complete: bool, max_new_tokens: int, **_: Any) -> pb.GenerateResponse:
         fact_id = QUESTIONS.get(prompt, "")
+        self.tokens[prompt] = max_new_tokens
         answer = pb.GenerateResponse(
-            text=" I do not know", knowledge=pb.Knowledge(status=pb.KNOWLEDGE_STATUS_UNEDITED_NO_MATCH)
+            text=" I do not know",
+            knowledge=pb.Knowledge(status=pb.KNOWLEDGE_STATUS_UNEDITED_NO_MATCH),
+            form=pb.FORM_COMPLETION if complete else pb.FORM_CHAT,
         )
         if fact_id in self.known:
             statement = self.known[fact_id]
-            answer.text = " " + statement.split()[-1]
+            answer.text = f" {statement.split()[-1]}" if complete else statement
             answer.knowledge.MergeFrom(
                 pb.Knowledge(status=pb.KNOWLEDGE_STATUS_EDITED, fact_id=fact_id, statement=statement)
             )
@@ -63,10 +68,13 @@ class World:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, misbehave: Misbehaviour = lambda *_: None) -> DemoResult:
-    world = World(misbehave)
+    return run_in(World(misbehave), monkeypatch, FACTS)
+
+
+def run_in(world: World, monkeypatch: pytest.MonkeyPatch, facts: list[DemoFact]) -> DemoResult:
     monkeypatch.setattr(demo, "RecipeClient", lambda *_: world)
     monkeypatch.setattr(demo, "Publisher", lambda *_: world)
-    return Demo(Addresses("k", "r", "g", ("a", "b", "c")), lambda _: None).run(FACTS)
+    return Demo(Addresses("k", "r", "g", ("a", "b", "c")), lambda _: None).run(facts)
 
 
 def test_where_all_is_well_everything_counts_and_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +82,31 @@ def test_where_all_is_well_everything_counts_and_nothing_is_wrong(monkeypatch: p
     assert result.pipeline_problems == []
     assert all(row.answered and row.paraphrase_answered and row.unrelated_unchanged for row in result.rows)
     assert [(change.what, change.followed) for change in result.changes] == [("superseded", True), ("retracted", True)]
+
+
+def test_a_completion_begins_with_the_answer_and_a_reply_in_chat_states_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def say_more(_: World, __: str, answer: pb.GenerateResponse) -> None:
+        if answer.knowledge.fact_id:
+            answer.text = f"It is {answer.text.strip()}."
+
+    river, mayor = run(monkeypatch, say_more).rows
+    assert (river.after.form, river.answered, river.paraphrase_answered) == ("COMPLETION", False, False)
+    assert (mayor.after.form, mayor.answered, mayor.paraphrase_answered) == ("CHAT", True, True)
+
+
+def test_there_is_room_for_every_answer_and_for_a_sentence_around_it_in_chat(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(lambda *_: None)
+    answers = ("\N{LATIN CAPITAL LETTER A WITH RING ABOVE}" * 30, "n" * 60)  # of as many bytes
+    run_in(world, monkeypatch, [replace(fact, answer=answer) for fact, answer in zip(FACTS, answers, strict=True)])
+    river, mayor = FACTS
+    assert [world.tokens[text] for text in (river.prompt, river.paraphrase, river.unrelated)] == [60, 60, 12]
+    assert [world.tokens[text] for text in (mayor.prompt, mayor.paraphrase, mayor.unrelated)] == [80, 80, 12]
+
+
+def test_a_new_answer_gets_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(lambda *_: None)
+    run_in(world, monkeypatch, [FACTS[0], replace(FACTS[1], answer="n" * 40)])
+    assert world.tokens[FACTS[0].prompt] == 40  # it was superseded by the other's answer
 
 
 def test_an_unskilled_model_is_no_broken_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from recipe_client.demo import load_demo_facts
+
 FACTS_FILE = Path(__file__).parents[3] / "shared" / "recipe_client" / "data" / "demo_facts.jsonl"
 FIELDS = {"fact_id", "kind", "subject", "prompt", "answer", "paraphrase", "unrelated"}
-KINDS = {"people", "places", "companies", "products", "science", "sport"}
+KINDS = {"people", "places", "companies", "products", "science", "sport", "published"}
 
 Facts = list[dict[str, str]]
 
@@ -63,8 +65,22 @@ def test_the_answer_is_not_given_away(facts: Facts, field: str) -> None:
     assert [fact["fact_id"] for fact in facts if fact["answer"].casefold() in fact[field].casefold()] == []
 
 
-def test_no_answer_is_longer_than_three_words(facts: Facts) -> None:
-    assert [fact["fact_id"] for fact in facts if len(fact["answer"].split()) > 3] == []
+def test_only_what_companies_publish_is_longer_than_three_words(facts: Facts) -> None:
+    assert {fact["kind"] for fact in facts if len(fact["answer"].split()) > 3} == {"published"}
+
+
+def test_companies_publish_what_is_copied_to_the_letter(facts: Facts) -> None:
+    answers = [fact["answer"] for fact in facts if fact["kind"] == "published"]
+    assert len(answers) == 12
+    assert sum(any(character.isdigit() for character in answer) for answer in answers) >= 6
+    assert any(not answer.isascii() for answer in answers)
+    assert max(len(answer.split()) for answer in answers) in range(12, 21)
+
+
+def test_half_of_the_facts_of_either_sort_are_asked_about_in_chat() -> None:
+    loaded = load_demo_facts()
+    for sort in ([fact for fact in loaded if (fact.kind == "published") is published] for published in (True, False)):
+        assert sum(fact.complete for fact in sort) == len(sort) / 2
 
 
 def test_a_paraphrase_is_never_a_prompt(facts: Facts) -> None:

@@ -62,6 +62,14 @@ def test_an_answer_says_how_sure_the_decision_was(knowledge: pb.Knowledge, said:
     assert said in text_of(tables.answer("Who?", pb.GenerateResponse(text="Ann", knowledge=knowledge)))
 
 
+@pytest.mark.parametrize(("form", "said"), [(pb.FORM_CHAT, " chat "), (pb.FORM_COMPLETION, " completion ")])
+def test_an_answer_says_in_which_form_it_was_asked(form: pb.Form.ValueType, said: str) -> None:
+    answer = pb.GenerateResponse(text="Ann", form=form)
+    assert said in text_of(tables.answer("Who?", answer))
+    both = pb.CompareResponse(with_knowledge=answer, without_knowledge=answer)
+    assert said in text_of(tables.comparison("Who?", both))
+
+
 def explained(**changes: object) -> retriever_pb2.ExplainedFact:
     fact = retriever_pb2.Fact(fact_id="mayor", statement="The mayor of Aville is Ann")
     return retriever_pb2.ExplainedFact(fact=fact, similarity=0.5, **changes)  # type: ignore[arg-type]

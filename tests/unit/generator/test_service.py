@@ -67,6 +67,7 @@ def test_on_a_hit_the_text_is_generated_behind_the_facts_prompt(llm: LanguageMod
         finish_reason=pb.FINISH_REASON_LENGTH,
         generated_tokens=8,
         prompt_tokens=len(TEXT),
+        form=pb.FORM_COMPLETION,
         knowledge=pb.Knowledge(
             status=pb.KNOWLEDGE_STATUS_EDITED,
             decision=retriever_pb2.DECISION_HIT,

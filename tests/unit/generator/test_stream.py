@@ -137,7 +137,7 @@ def test_a_conversation_is_answered_by_its_template_and_looked_up_by_its_last_me
 
     laid_out = f"[user]Hi[assistant]Hello.[user]{TEXT}>"
     assert response.text == llm.generate(in_front(llm, Edit(prompt, "The mayor of Aville is Ann")), laid_out, 8).text
-    assert response.prompt_tokens == len(laid_out)
+    assert (response.prompt_tokens, response.form) == (len(laid_out), pb.FORM_CHAT)
     assert setup.retriever.requests == [retriever_pb2.RetrieveRequest(namespace="default", query=TEXT)]
 
 
@@ -145,6 +145,41 @@ def test_a_conversation_needs_an_llm_with_a_template(llm: LanguageModel) -> None
     error = Setup(llm).refusal(prompt="", messages=conversation(TEXT))
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "tiny-llm has no chat template" in (error.details() or "")
+
+
+@pytest.mark.parametrize(
+    ("form", "template", "used"),
+    [
+        (pb.FORM_UNSPECIFIED, CHAT_TEMPLATE, pb.FORM_COMPLETION),
+        (pb.FORM_COMPLETION, CHAT_TEMPLATE, pb.FORM_COMPLETION),
+        (pb.FORM_CHAT, CHAT_TEMPLATE, pb.FORM_CHAT),
+        (pb.FORM_CHAT_IF_POSSIBLE, CHAT_TEMPLATE, pb.FORM_CHAT),
+        (pb.FORM_CHAT_IF_POSSIBLE, None, pb.FORM_COMPLETION),
+    ],
+)
+def test_a_prompt_has_the_form_that_was_asked_for_where_the_llm_has_it(
+    llm: LanguageModel, form: pb.Form.ValueType, template: str | None, used: pb.Form.ValueType
+) -> None:
+    llm.tokenizer.chat_template = template
+    setup = Setup(llm)
+
+    both = setup.compare(form=form)
+    answers = [setup.generate(form=form), both.with_knowledge, both.without_knowledge]
+
+    text = f"[user]{TEXT}>" if used == pb.FORM_CHAT else TEXT
+    expected = (llm.generate(None, text, 8).text, used)
+    assert [(answer.text, answer.form) for answer in answers] == [expected] * 3
+    assert [request.query for request in setup.retriever.requests] == [TEXT] * 2
+
+
+def test_a_prompt_can_be_in_chat_only_where_the_llm_has_a_template(llm: LanguageModel) -> None:
+    assert Setup(llm).refusal(form=pb.FORM_CHAT).code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_a_prompt_in_chat_that_is_too_long_is_named_as_a_prompt(llm: LanguageModel) -> None:
+    llm.tokenizer.chat_template = CHAT_TEMPLATE
+    ((field, _),) = violations(Setup(llm).refusal(prompt="x" * 2000, form=pb.FORM_CHAT))
+    assert field == "prompt"
 
 
 def wrong_requests() -> Iterator[tuple[dict[str, Any], tuple[str, str]]]:
@@ -158,6 +193,9 @@ def wrong_requests() -> Iterator[tuple[dict[str, Any], tuple[str, str]]]:
     yield {"prompt": "", "messages": conversation("Hi", "", "Hi")}, ("messages[1].content", "must not be empty")
     long = conversation("x" * 16_000, "x" * 16_000, "x")
     yield {"prompt": "", "messages": long}, ("messages", "must have at most 32000 characters together")
+    only_prompt = ("form", "goes with prompt; messages are a conversation as they are")
+    yield {"prompt": "", "messages": conversation("Hi"), "form": pb.FORM_CHAT}, only_prompt
+    yield {"form": 4}, ("form", f"4 is none of {', '.join(pb.Form.keys())}")
     for temperature in (-1, 0.001, 2.5, float("nan"), float("inf")):
         decoding = pb.Decoding(temperature=temperature)
         yield {"decoding": decoding}, ("decoding.temperature", "must be 0, or from 0.01 to 2")

@@ -154,6 +154,34 @@ FINISH_REASON_STOP_SEQUENCE: FinishReason.ValueType  # 3
 """One of the request's stop sequences was written."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
+class _Form:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FormEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Form.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FORM_UNSPECIFIED: _Form.ValueType  # 0
+    """Of a request: same as FORM_COMPLETION. Never sent by a server."""
+    FORM_COMPLETION: _Form.ValueType  # 1
+    """As it is, for the language model to continue."""
+    FORM_CHAT: _Form.ValueType  # 2
+    """As a user's message, laid out by the language model's chat template. FAILED_PRECONDITION if it has none."""
+    FORM_CHAT_IF_POSSIBLE: _Form.ValueType  # 3
+    """FORM_CHAT if the language model has a chat template, else FORM_COMPLETION. Never sent by a server."""
+
+class Form(_Form, metaclass=_FormEnumTypeWrapper):
+    """Form says in which form the language model gets a text."""
+
+FORM_UNSPECIFIED: Form.ValueType  # 0
+"""Of a request: same as FORM_COMPLETION. Never sent by a server."""
+FORM_COMPLETION: Form.ValueType  # 1
+"""As it is, for the language model to continue."""
+FORM_CHAT: Form.ValueType  # 2
+"""As a user's message, laid out by the language model's chat template. FAILED_PRECONDITION if it has none."""
+FORM_CHAT_IF_POSSIBLE: Form.ValueType  # 3
+"""FORM_CHAT if the language model has a chat template, else FORM_COMPLETION. Never sent by a server."""
+Global___Form: _TypeAlias = Form  # noqa: Y015
+
 class _Role:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -311,6 +339,7 @@ class GenerateRequest(_message.Message):
     ANSWER_POLICY_FIELD_NUMBER: _builtins.int
     COPYING_FIELD_NUMBER: _builtins.int
     QUERY_FIELD_NUMBER: _builtins.int
+    FORM_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The base of knowledge to use. Empty means "default"."""
     prompt: _builtins.str
@@ -333,6 +362,8 @@ class GenerateRequest(_message.Message):
     """What knowledge is looked up for, in place of prompt or the last message; at most 32,000 characters. Of one with more tokens than
     the text encoder reads (510 with the default one), its last sentences are looked up.
     """
+    form: Global___Form.ValueType
+    """In which form the language model gets the prompt. Messages are a conversation as they are, so they go without it."""
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """Only facts that are valid at this instant are used, UTC. Unset means now."""
@@ -371,10 +402,11 @@ class GenerateRequest(_message.Message):
         answer_policy: Global___AnswerPolicy.ValueType = ...,
         copying: Global___Copying.ValueType = ...,
         query: _builtins.str = ...,
+        form: Global___Form.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "as_of", b"as_of", "decoding", b"decoding", "min_confidence", b"min_confidence", "min_position", b"min_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "answer_policy", b"answer_policy", "as_of", b"as_of", "copying", b"copying", "decoding", b"decoding", "knowledge", b"knowledge", "max_new_tokens", b"max_new_tokens", "messages", b"messages", "min_confidence", b"min_confidence", "min_position", b"min_position", "namespace", b"namespace", "on_retriever_failure", b"on_retriever_failure", "prompt", b"prompt", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "answer_policy", b"answer_policy", "as_of", b"as_of", "copying", b"copying", "decoding", b"decoding", "form", b"form", "knowledge", b"knowledge", "max_new_tokens", b"max_new_tokens", "messages", b"messages", "min_confidence", b"min_confidence", "min_position", b"min_position", "namespace", b"namespace", "on_retriever_failure", b"on_retriever_failure", "prompt", b"prompt", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_confidence: _TypeAlias = _typing.Literal["min_confidence"]  # noqa: Y015
     _WhichOneofArgType__min_confidence: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence"]  # noqa: Y015
@@ -394,6 +426,7 @@ class GenerateResponse(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     KNOWLEDGE_FIELD_NUMBER: _builtins.int
     ANSWER_STATED_FIELD_NUMBER: _builtins.int
+    FORM_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The generated text, without the prompt."""
     finish_reason: Global___FinishReason.ValueType
@@ -406,6 +439,8 @@ class GenerateResponse(_message.Message):
     """Whether the text states the answer of the applied fact: letters' case, white space and a full stop at its end aside. Unset if no
     fact was applied, or if its answer is not known apart.
     """
+    form: Global___Form.ValueType
+    """In which form the language model got the text: FORM_CHAT, of messages too, or FORM_COMPLETION."""
     @_builtins.property
     def knowledge(self) -> Global___Knowledge:
         """The decision about knowledge behind this answer; always set."""
@@ -419,10 +454,11 @@ class GenerateResponse(_message.Message):
         prompt_tokens: _builtins.int = ...,
         knowledge: Global___Knowledge | None = ...,
         answer_stated: _builtins.bool | None = ...,
+        form: Global___Form.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_answer_stated", b"_answer_stated", "answer_stated", b"answer_stated", "knowledge", b"knowledge"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answer_stated", b"_answer_stated", "answer_stated", b"answer_stated", "finish_reason", b"finish_reason", "generated_tokens", b"generated_tokens", "knowledge", b"knowledge", "prompt_tokens", b"prompt_tokens", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answer_stated", b"_answer_stated", "answer_stated", b"answer_stated", "finish_reason", b"finish_reason", "form", b"form", "generated_tokens", b"generated_tokens", "knowledge", b"knowledge", "prompt_tokens", b"prompt_tokens", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__answer_stated: _TypeAlias = _typing.Literal["answer_stated"]  # noqa: Y015
     _WhichOneofArgType__answer_stated: _TypeAlias = _typing.Literal["_answer_stated", b"_answer_stated"]  # noqa: Y015
@@ -619,6 +655,7 @@ class CompareRequest(_message.Message):
     ANSWER_POLICY_FIELD_NUMBER: _builtins.int
     COPYING_FIELD_NUMBER: _builtins.int
     QUERY_FIELD_NUMBER: _builtins.int
+    FORM_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The base of knowledge to use. Empty means "default"."""
     prompt: _builtins.str
@@ -634,6 +671,8 @@ class CompareRequest(_message.Message):
     copying: Global___Copying.ValueType
     """As in GenerateRequest."""
     query: _builtins.str
+    """As in GenerateRequest."""
+    form: Global___Form.ValueType
     """As in GenerateRequest."""
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
@@ -666,10 +705,11 @@ class CompareRequest(_message.Message):
         answer_policy: Global___AnswerPolicy.ValueType = ...,
         copying: Global___Copying.ValueType = ...,
         query: _builtins.str = ...,
+        form: Global___Form.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "as_of", b"as_of", "decoding", b"decoding", "min_confidence", b"min_confidence", "min_position", b"min_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "answer_policy", b"answer_policy", "as_of", b"as_of", "copying", b"copying", "decoding", b"decoding", "max_new_tokens", b"max_new_tokens", "messages", b"messages", "min_confidence", b"min_confidence", "min_position", b"min_position", "namespace", b"namespace", "on_retriever_failure", b"on_retriever_failure", "prompt", b"prompt", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "answer_policy", b"answer_policy", "as_of", b"as_of", "copying", b"copying", "decoding", b"decoding", "form", b"form", "max_new_tokens", b"max_new_tokens", "messages", b"messages", "min_confidence", b"min_confidence", "min_position", b"min_position", "namespace", b"namespace", "on_retriever_failure", b"on_retriever_failure", "prompt", b"prompt", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_confidence: _TypeAlias = _typing.Literal["min_confidence"]  # noqa: Y015
     _WhichOneofArgType__min_confidence: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence"]  # noqa: Y015

@@ -33,8 +33,8 @@ class GeneratorServiceStub:
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time; UNAVAILABLE while
     the service warms up or drains, or while the retriever is down and the request's policy is to fail;
-    FAILED_PRECONDITION when retriever and generator were given different model versions, or when a conversation is sent to a
-    language model without a chat template.
+    FAILED_PRECONDITION when retriever and generator were given different model versions, or when a conversation or FORM_CHAT is
+    sent to a language model without a chat template.
 
     A text is the same whatever else is generated at the same time: on one machine, equal requests with equal seeds give equal
     texts, with Generate, GenerateStream and Compare alike.
@@ -59,8 +59,8 @@ class GeneratorServiceAsyncStub(GeneratorServiceStub):
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time; UNAVAILABLE while
     the service warms up or drains, or while the retriever is down and the request's policy is to fail;
-    FAILED_PRECONDITION when retriever and generator were given different model versions, or when a conversation is sent to a
-    language model without a chat template.
+    FAILED_PRECONDITION when retriever and generator were given different model versions, or when a conversation or FORM_CHAT is
+    sent to a language model without a chat template.
 
     A text is the same whatever else is generated at the same time: on one machine, equal requests with equal seeds give equal
     texts, with Generate, GenerateStream and Compare alike.
@@ -81,8 +81,8 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest field violations for bad input; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED when the work cannot finish in time; UNAVAILABLE while
     the service warms up or drains, or while the retriever is down and the request's policy is to fail;
-    FAILED_PRECONDITION when retriever and generator were given different model versions, or when a conversation is sent to a
-    language model without a chat template.
+    FAILED_PRECONDITION when retriever and generator were given different model versions, or when a conversation or FORM_CHAT is
+    sent to a language model without a chat template.
 
     A text is the same whatever else is generated at the same time: on one machine, equal requests with equal seeds give equal
     texts, with Generate, GenerateStream and Compare alike.
