@@ -92,7 +92,14 @@ def test_a_model_is_trained_from_files_and_options(files: Files, tmp_path: Path)
             ["--option", "natural=0.8"],
             "option : Value error, natural, relations and families together must be below 1: the rest is for --data",
         ),
-        (["--part", "verifier"], "start: both parts are trained, so that nothing is taken of it; leave it out"),
+        (
+            ["--option", "made_answers=0.9"],
+            "option : Value error, made_answers and swapped_answers together must be at most 1: they share the draws",
+        ),
+        (
+            ["--part", "verifier"],
+            "start: both parts are trained, so that nothing is taken of it; leave it out, or add --go-on",
+        ),
         (["--part", "encoder"], "part: 'encoder' is not one of verifier, prompts"),
         (["--dev", "nowhere"], "natural: there is no folder nowhere; correct the path"),
         (["--data", "edits.json=much"], "data: 'much' in 'edits.json=much' is not a weight; give a number above 0"),
@@ -114,6 +121,11 @@ def test_a_part_that_would_stay_untrained_is_refused_before_anything_is_read(fil
     with pytest.raises(InvalidArgumentError, match=r"^part: the verifier would stay untrained, .* with --start$"):
         run(files.train_without_start())
     assert not files.out.exists()
+
+
+def test_going_on_needs_a_checkpoint(files: Files) -> None:
+    with pytest.raises(InvalidArgumentError, match="^go_on: needs a checkpoint to go on from; name it with --start$"):
+        run(files.train_without_start("--go-on"))
 
 
 def test_a_checkpoint_to_start_from_that_is_not_there_is_named(files: Files) -> None:

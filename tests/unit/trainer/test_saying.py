@@ -31,8 +31,8 @@ class ScriptedLlm:
 
     answer_ids = token_ids
 
-    def told(self, statement: str, _answer: str, prompt: Tensor) -> Tensor:
-        return torch.cat([torch.zeros(len(statement), prompt.shape[1]), prompt])
+    def told(self, statement: str, prompt: Tensor) -> Tensor:
+        return torch.cat([prompt, torch.zeros(len(statement), prompt.shape[1])])
 
     def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         return self.token_ids("".join(f"[{each['role']}]{each['content']}" for each in messages))
