@@ -257,10 +257,10 @@ def test_an_editor_is_loaded_from_a_checkpoint_and_its_encoder(files: TinyFiles)
     assert isinstance(editor.decider.verifier, Verifier)
     assert isinstance(editor.decider.verifier._margins, OnnxGraph)
     for loaded, built in zip(editor.encode(STATEMENTS), in_memory.encode(STATEMENTS), strict=True):
-        np.testing.assert_allclose(loaded.vector, built.vector, atol=1e-5)  # by another runtime
-        np.testing.assert_allclose(loaded.tokens.states, built.tokens.states, atol=5e-3)
+        assert loaded.vector @ built.vector > 0.998  # by another runtime, with rounded weights
+        np.testing.assert_allclose(loaded.tokens.states, built.tokens.states, atol=0.3)
         # The checkpoint holds half precision.
-        np.testing.assert_allclose(loaded.prompt, built.prompt, atol=2e-2)
+        np.testing.assert_allclose(loaded.prompt, built.prompt, atol=6e-2)
 
 
 def test_queries_need_no_llm(files: TinyFiles) -> None:
