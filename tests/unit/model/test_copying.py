@@ -32,7 +32,7 @@ def after(*tokens: int) -> Copying:
         ((PLUS, FOUR, DOT), []),  # it has left the answer
         ((PLUS, PLUS), [FOUR]),
         (tuple(ANSWER), []),
-        ((*ANSWER, PLUS), [FOUR]),  # it is said again
+        ((*ANSWER, PLUS), []),  # what has stated it is left alone
         ((NINE, NINE), [DOT]),  # of a form that repeats itself, the longest beginning counts
     ],
 )
@@ -70,3 +70,53 @@ def test_a_text_begins_with_the_answer_where_it_would_end_at_once() -> None:
     assert after().help(logits).argmax() == DOT
     assert after().help(logits)[END] == float("-inf")
     assert after(DOT).help(logits) is logits  # later it may end
+
+
+LEAD, NAME, SPACE = [DOT, 8], 9, 0
+
+
+def likeliest(copying: Copying, token: int) -> int:
+    """What a text goes on with that would go on with a token."""
+    logits = torch.zeros(10)
+    logits[token] = 2.0
+    logits[NINE] = 1.0
+    return int(copying.help(logits).argmax())
+
+
+def skipping(*tokens: int) -> Copying:
+    copying = Copying(
+        [ANSWER, [NINE, *ANSWER[1:]]], [END], LEAD, later=[FOUR, THREE, ZERO], names=[THREE], blanks=[SPACE]
+    )
+    for token in tokens:
+        copying.follow(token)
+    return copying
+
+
+@pytest.mark.parametrize(
+    ("written", "token", "instead"),
+    [
+        ((), FOUR, NINE),  # of both forms the likelier one
+        ((SPACE,), FOUR, NINE),
+        ((DOT, 8), ZERO, NINE),  # behind what leads to it
+        ((END,), ZERO, ZERO),  # elsewhere only names and numbers begin it
+        ((END,), THREE, NINE),
+        ((), DOT, DOT),
+        ((), PLUS, PLUS),  # its beginning
+        ((DOT, *ANSWER, DOT), THREE, THREE),  # stated
+    ],
+)
+def test_an_answer_begins_at_its_beginning(written: tuple[int, ...], token: int, instead: int) -> None:
+    assert likeliest(skipping(*written), token) == instead
+
+
+def test_a_name_that_the_words_in_front_of_the_answer_have_too_begins_nothing() -> None:
+    copying = Copying([ANSWER], [END], [DOT, THREE, 8], names=[THREE])
+    copying.follow(DOT)
+    assert likeliest(copying, THREE) == THREE
+
+
+def test_a_full_stop_at_the_beginning_says_nothing() -> None:
+    copying = Copying([ANSWER], [END], stops=[DOT])
+    logits = torch.zeros(10)
+    logits[DOT] = 2.0
+    assert copying.help(logits).argmax() == PLUS

@@ -166,3 +166,18 @@ def test_the_words_of_a_fact_stand_behind_its_prompt() -> None:
     prompt = torch.randn(16, LLM_HIDDEN)
     words = llm.embed(torch.tensor(llm.sentence_ids("The port of A is 18443")))
     assert torch.equal(llm.told("The port of A is 18443", prompt), torch.cat([prompt, words]))
+
+
+def test_what_helps_an_answer_is_told_by_its_tokens() -> None:
+    llm = make_language_model()  # its tokens are bytes
+
+    def ids(text: str) -> list[int]:
+        return list(llm.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    told = llm.copying_arguments("The port of A is +4 Ab cd", "+4 Ab cd", [2])
+    assert told["forms"] == [ids(" +4 Ab cd"), ids("+4 Ab cd")]
+    assert (told["end_ids"], told["lead"]) == ([2], ids(" The port of A is"))
+    assert told["names"] == sorted(ids("4A"))
+    assert told["later"] == sorted({*ids("+4 Abcd"), *ids("aC")})  # words otherwise written, too
+    assert told["blanks"] == sorted(ids(" \n"))
+    assert set(ids(".!?")) <= set(told["stops"])
