@@ -129,7 +129,7 @@ def evaluate_wordings(
     others = _distractors(f"{facts}={edits}", prompts) if edits else []
     editor, llm = load_editor(checkpoint, json_out, plot), load_llm(checkpoint)
     found = recognition.evaluate_wordings(files, others, editor)
-    said = {name: saying.said_figures(each.asks, recognition.CHAT_FORMS, llm) for name, each in found.items()}
+    said = {name: saying.say(each.asks, recognition.CHAT_FORMS, llm).figures() for name, each in found.items()}
     figures = recognition.wordings_figures(found, said)
     origin = {"model_version": editor.model_version, "min_confidence": editor.decider.min_confidence, "edits": edits}
     write_json(json_out, origin | figures)

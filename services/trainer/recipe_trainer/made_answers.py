@@ -12,8 +12,9 @@ from recipe_model.editor import RecipeEditor
 from recipe_model.language_model import LanguageModel
 from recipe_trainer.corpus import invented_name
 from recipe_trainer.datasets import Edit
+from recipe_trainer.evaluation import mean_percent
 from recipe_trainer.recognition import CHAT_FORMS, OWN, ask_about
-from recipe_trainer.saying import said_figures
+from recipe_trainer.saying import AllSaid, pool_said, say
 
 EACH: Final = 20  # facts of a kind
 FORMS: Final = (OWN, "question", "keywords")
@@ -27,13 +28,14 @@ def evaluate_answers(editor: RecipeEditor, llm: LanguageModel, seed: int) -> dic
     facts = {kind: list(_facts(random_, kind)) for kind in KINDS}
     edits = [edit for group in facts.values() for edit in group]
     found = ask_about(edits, [FORMS] * len(edits), [], editor, prompts=True)
-    kinds = {}
+    kinds: dict[str, Any] = {}
+    said: list[AllSaid] = []
     for number, kind in enumerate(facts):
         first = number * EACH
         asks = [item for item in found.asks if first <= item.record < first + EACH]
-        recognised = 100.0 * sum(item.right for item in asks) / len(asks)
-        kinds[kind] = {"recognised": recognised, **said_figures(asks, CHAT_FORMS, llm)}
-    return {"seed": seed, "kinds": kinds, **said_figures(found.asks, CHAT_FORMS, llm)}
+        said.append(say(asks, CHAT_FORMS, llm))
+        kinds[kind] = {"recognised": mean_percent([item.right for item in asks]), **said[-1].figures()}
+    return {"seed": seed, "kinds": kinds, **pool_said(said).figures()}
 
 
 def _facts(random_: random.Random, kind: str) -> Iterator[Edit]:

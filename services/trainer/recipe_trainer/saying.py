@@ -31,22 +31,34 @@ class Said:
     as_text: bool  # written behind the fact in words
 
 
-def said_figures(asked: Sequence[Asked], chat_forms: Sequence[str], llm: LanguageModel) -> dict[str, Any]:
-    """Of all questions whose own fact was hit: shares of texts, in percent, that state its answer, and that are empty.
+@dataclass(frozen=True, slots=True)
+class AllSaid:
+    """The texts behind hits: of texts to continue, and of conversations."""
 
-    `chat_forms` are asked in a conversation too, if the LLM has a chat template. `as_text` is the share that was
-    written again.
-    """
+    plain: Sequence[Said]
+    chat: Sequence[Said]
+
+    def figures(self) -> dict[str, Any]:
+        """Shares in percent that state the answer, by form; that are empty; that were written again (`as_text`)."""
+        both = [*self.plain, *self.chat]
+        return {
+            "said": _by_form(self.plain),
+            "said_in_chat": _by_form(self.chat),
+            "empty": mean_percent([not each.text.strip() for each in both]),
+            "as_text": mean_percent([each.as_text for each in both]),
+        }
+
+
+def pool_said(parts: Sequence[AllSaid]) -> AllSaid:
+    """All texts together."""
+    return AllSaid([each for part in parts for each in part.plain], [each for part in parts for each in part.chat])
+
+
+def say(asked: Sequence[Asked], chat_forms: Sequence[str], llm: LanguageModel) -> AllSaid:
+    """Answer all questions whose own fact was hit; `chat_forms` in a conversation too, if the LLM has a template."""
     hits = [item for item in asked if item.right and item.question.answer]
     in_chat = [item for item in hits if llm.chats and item.question.criterion in chat_forms]
-    plain, chat = (write_answers(items, llm, chat=kind) for items, kind in ((hits, False), (in_chat, True)))
-    both = [*plain, *chat]
-    return {
-        "said": _by_form(plain),
-        "said_in_chat": _by_form(chat),
-        "empty": mean_percent([not each.text.strip() for each in both]),
-        "as_text": mean_percent([each.as_text for each in both]),
-    }
+    return AllSaid(write_answers(hits, llm, chat=False), write_answers(in_chat, llm, chat=True))
 
 
 def write_answers(asked: Sequence[Asked], llm: LanguageModel, *, chat: bool) -> list[Said]:

@@ -10,7 +10,7 @@ from recipe_model.copying import Copying
 from recipe_model.language_model import LanguageModel
 from recipe_trainer.datasets import Question
 from recipe_trainer.knowledge_base import Asked, Candidate
-from recipe_trainer.saying import said_figures, write_answers
+from recipe_trainer.saying import say, write_answers
 
 PROMPT = torch.zeros(4, 8)
 STATEMENT = "The port of Aville is 8443"
@@ -96,7 +96,7 @@ def test_what_hit_its_own_fact_is_scored_by_form_in_percent() -> None:
         Asked(Question("Why?", "8443", criterion="question"), 0),  # a miss
     ]
     _, llm = script(texts | {"[user]Huh?": "8443"})
-    assert said_figures(asked, ("question",), llm) == {
+    assert say(asked, ("question",), llm).figures() == {
         "said": {"question": 100.0, "keywords": 0.0},
         "said_in_chat": {"question": 50.0},
         "empty": 20.0,
