@@ -21,13 +21,23 @@ def evaluated(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     return figures
 
 
-def test_unseen_edits_hold_and_unrelated_questions_are_left_alone(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def unseen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     data = Path(os.environ["RECIPE_DATA_DIR"]) / "counterfact" / "dev.json"
-    figures = evaluated(tmp_path, "counterfact", "--data", str(data), "--edits", str(EDITS))
+    folder = tmp_path_factory.mktemp("unseen")
+    return evaluated(folder, "counterfact", "--data", str(data), "--edits", str(EDITS))
+
+
+@pytest.mark.xfail(strict=True, reason="84.4: behind scraps of text prompts push less since words stand behind them")
+def test_unseen_edits_hold_in_other_words(unseen: dict[str, Any]) -> None:
+    assert unseen["teacher_forced"]["generality"] >= 88
+
+
+def test_unseen_edits_hold_and_unrelated_questions_are_left_alone(unseen: dict[str, Any]) -> None:
+    figures = unseen
     assert figures["edits"] == EDITS
     # Below the model card's figures by what 60 records can be off by chance.
     assert figures["teacher_forced"]["reliability"] >= 96
-    assert figures["teacher_forced"]["generality"] >= 80  # 84.4 measured; 89.4 while only long facts had words
     assert figures["teacher_forced"]["locality"] >= 94
     assert figures["free_generation"]["reliability"] >= 92
     assert figures["retrieval"]["right_hit"] >= 97
